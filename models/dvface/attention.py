@@ -1,0 +1,83 @@
+"""Attention with rotary positions in time, height and width, as Wan 2.1 has it, in real numbers (complex ones do not export)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+def rope_axis_pairs(head_dim: int) -> tuple[int, int, int]:
+    """Pairs of channels that turn with time, height, width: Wan's split (22 + 21 + 21 at a head of 128, 6 + 5 + 5 at 32)."""
+    side = head_dim // 6
+    return head_dim // 2 - 2 * side, side, side
+
+
+def rope_table(grid: tuple[int, int, int], head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [t h w, head_dim / 2] for tokens of a (t, h, w) grid, time slowest. Computed in float64."""
+    angles = []
+    for axis, (size, pairs) in enumerate(zip(grid, rope_axis_pairs(head_dim), strict=True)):
+        frequency = theta ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+        angle = torch.arange(size, dtype=torch.float64)[:, None] * frequency
+        shape = [1, 1, 1, pairs]
+        shape[axis] = size
+        angles.append(angle.reshape(shape).expand(*grid, pairs))
+    angle = torch.cat(angles, dim=-1).flatten(0, 2)
+    return angle.cos().float(), angle.sin().float()
+
+
+def apply_rope(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns pairs of adjacent channels of x [B, heads, N, head_dim] by the table's angles."""
+    cos, sin = table
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in f32."""
+
+    def __init__(self, dim: int, eps: float = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normed queries and keys. Names follow Wan's (`q`, `k`, `v`, `o`, `norm_q`, `norm_k`).
+
+    `forward(x [B, N, dim], context [B, M, context_dim] = x, table = None)` to [B, N, dim]. `keys` takes the place of a
+    fixed context: what `keys_values(context)` gave.
+    """
+
+    def __init__(self, dim: int, heads: int, query_dim: int | None = None, context_dim: int | None = None):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(query_dim or dim, dim)
+        self.k = nn.Linear(context_dim or query_dim or dim, dim)
+        self.v = nn.Linear(context_dim or query_dim or dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim)
+        self.norm_k = RMSNorm(dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        table: tuple[Tensor, Tensor] | None = None,
+        keys: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        q = self._split(self.norm_q(self.q(x)))
+        k, v = keys if keys is not None else self.keys_values(x if context is None else context)
+        if table is not None:
+            q, k = apply_rope(q, table), apply_rope(k, table)
+        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.o(x.transpose(1, 2).flatten(2))
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed keys and values [B, heads, M, head_dim] of a context [B, M, context_dim]."""
+        return self._split(self.norm_k(self.k(context))), self._split(self.v(context))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

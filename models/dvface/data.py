@@ -1,0 +1,587 @@
+"""Training data: builds a cache of clean and degraded clips, and samples crops from it.
+
+    python -m dvface.data --data DIR [DIR ...] --out models/cache
+
+A source is a video file, a photo, or a folder of PNG frames (the layout of VFHQ: one folder a clip). It is cut into
+segments, brought to size x size pixels and stored as uint8 [T, H, W, 3] .npy beside its degraded versions. Photos
+become clips by a smooth random camera path. `index.jsonl` has one line for each pair of clean and degraded array:
+
+    {"id": "train_v0001-s0", "clean": "train/train_v0001-s0/clean.npy", "degraded": "train/train_v0001-s0/strong0.npy",
+     "preset": "strong", "seed": 123, "frames": 25, "size": 512, "split": "train", "kind": "video", "person": "v001",
+     "source": "faces-train/video/train_v0001.mp4", "start": 0, "psnr": 28.1}
+
+`Degradation(preset, seed)` on the clean array gives the degraded one again. The split is by person, chosen by hash of
+the person's name, so it is the same on every machine. The nearest manifest.csv at or above a file (columns `file`,
+`split`, `person`) names its person; without one the VFHQ name (`Clip+ID+P0+...`) or the file name does. A file whose
+manifest split is `eval-*` is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dvface.degradation import PRESETS, Degradation
+from dvface.video import clip_info, read_video
+
+INDEX = "index.jsonl"
+VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
+PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+DEFAULT_MIX = {"strong": 0.5, "medium": 0.3, "light": 0.1, "clean": 0.1}
+
+
+class EvaluationDataError(ValueError):
+    """A file that is set aside for evaluation was found in the training data."""
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """One clip or photo: `path` is a file, or a folder of frames for kind `frames`; `name` is unique in the cache."""
+
+    path: Path
+    kind: str  # video, frames or photo
+    person: str
+    name: str
+    label: str  # what the index shows as source
+    repository: str = ""
+
+
+def stable_hash(text: str) -> int:
+    """A hash that does not change between runs or machines (Python's own does)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _person_of(name: str) -> str:
+    """VFHQ: `Clip+<video id>+P<person>+C<clip>+F<first>-<last>` names video and person; else the name itself."""
+    parts = name.split("+")
+    return "+".join(parts[1:3]) if len(parts) >= 4 and parts[0] == "Clip" and parts[2].startswith("P") else name
+
+
+class _Manifests:
+    """Rows of the nearest manifest.csv at or above a folder, by resolved path of the file."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Path, dict[Path, dict[str, str]]] = {}
+
+    def row(self, path: Path) -> dict[str, str]:
+        path = path.resolve()
+        for base in path.parents:
+            if base not in self._rows:
+                self._rows[base] = self._read(base)
+            if path in self._rows[base]:
+                return self._rows[base][path]
+        return {}
+
+    @staticmethod
+    def _read(base: Path) -> dict[Path, dict[str, str]]:
+        manifest = base / "manifest.csv"
+        if not manifest.is_file():
+            return {}
+        with manifest.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            missing = {"file", "split", "person"} - set(reader.fieldnames or ())
+            if missing:
+                raise ValueError(f"{manifest}: columns missing: {', '.join(sorted(missing))}")
+            return {(base / row["file"]).resolve(): row for row in reader}
+
+
+def scan(folder: str | Path, exclude: tuple[str, ...] = ()) -> list[Source]:
+    """All clips and photos under `folder`, sorted by path.
+
+    A folder below `folder` with two or more PNG files, no other media and no manifest rows is one clip (VFHQ).
+    exclude: sources whose label or manifest `source_repository` contains one of these texts are left out.
+    EvaluationDataError if the manifest says that a file found is for evaluation; FileNotFoundError for no such folder.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data folder: {folder} is not a folder")
+    manifests = _Manifests()
+    sources: list[Source] = []
+    for directory, subfolders, names in os.walk(folder):
+        subfolders.sort()
+        here = Path(directory)
+        media = sorted(here / n for n in names if Path(n).suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES)
+        rows = [manifests.row(path) for path in media]
+        if len(media) >= 2 and here != folder and not any(rows) and all(p.suffix.lower() == ".png" for p in media):
+            label = here.relative_to(folder).as_posix()
+            sources.append(Source(here, "frames", _person_of(here.name), label.replace("/", "_"), label))
+            continue
+        for path, row in zip(media, rows, strict=True):
+            if row.get("split", "").startswith("eval"):
+                raise EvaluationDataError(f"{path}: its manifest split is {row['split']}; not for training")
+            kind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "photo"
+            label = row.get("file", path.relative_to(folder).as_posix())
+            name = path.relative_to(folder).with_suffix("").as_posix().replace("/", "_")
+            person = row.get("person") or _person_of(path.stem)
+            sources.append(Source(path, kind, person, name, label, row.get("source_repository", "")))
+    return [s for s in sources if not any(text in s.label or text in s.repository for text in exclude)]
+
+
+def split_people(sources: list[Source], video_people: int, photo_people: int) -> set[str]:
+    """The persons held out: those of least hash, `video_people` among clips and `photo_people` among photos."""
+    held_out: set[str] = set()
+    for kinds, count in ((("video", "frames"), video_people), (("photo",), photo_people)):
+        people = {source.person for source in sources if source.kind in kinds}
+        held_out |= set(sorted(people, key=lambda p: (stable_hash(p), p))[:count])
+    return held_out
+
+
+# --- decoding -------------------------------------------------------------------------------------------------------
+
+
+def _square(frame: np.ndarray, size: int) -> np.ndarray:
+    """Centre square of a frame, scaled to size x size (area downwards, Lanczos upwards)."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    frame = frame[top : top + side, left : left + side]
+    if side == size:
+        return frame
+    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LANCZOS4
+    return cv2.resize(frame, (size, size), interpolation=interpolation)
+
+
+def _read_image(path: Path) -> np.ndarray:
+    # imdecode of the bytes rather than imread: imread fails on some non-ASCII paths without saying so.
+    bgr = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise ValueError(f"{path}: not an image that OpenCV can read")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def camera_path(frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth random affine matrices, float64 [frames, 2, 3], picture to frame, for a hand-held camera over a photo.
+
+    Zoom .97 to 1.15, turn within 5 degrees, shift within 5 % of the size: a straight drift plus a slow sway, of at most
+    0.8 % of the size and 0.7 degrees a frame.
+    """
+    t = np.arange(frames) / 25.0  # seconds at 25 frames a second
+
+    def wander(amplitude: float, speed: float) -> np.ndarray:
+        sway = amplitude * 0.3 * np.sin(2 * np.pi * rng.uniform(0.3, 1.5) * t + rng.uniform(0, 2 * np.pi))
+        return rng.uniform(-amplitude, amplitude) * 0.7 + rng.uniform(-speed, speed) * t + sway
+
+    def within(limit: float, values: np.ndarray) -> np.ndarray:
+        return limit * np.tanh(values / limit)  # smooth where a clip would stop with a jerk
+
+    zoom = np.exp(0.055 + within(0.085, wander(0.085, 0.10)))
+    angle = within(5.0, wander(4.0, 6.0))
+    shift = within(0.05, np.stack([wander(0.04, 0.08), wander(0.04, 0.08)])) * size
+    centre = (size - 1) / 2
+    matrices = np.stack([cv2.getRotationMatrix2D((centre, centre), angle[i], zoom[i]) for i in range(frames)])
+    matrices[:, :, 2] += shift.T
+    return matrices
+
+
+def photo_clip(photo: np.ndarray, frames: int, seed: int) -> np.ndarray:
+    """A clip uint8 [frames, S, S, 3] of a camera moving over `photo`, uint8 RGB [S, S, 3]; borders are mirrored."""
+    size = photo.shape[0]
+    return np.stack(
+        [
+            cv2.warpAffine(photo, m, (size, size), flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
+            for m in camera_path(frames, size, np.random.default_rng(seed))
+        ]
+    )
+
+
+def _frame_count(source: Source) -> int:
+    if source.kind == "frames":
+        return len(list(source.path.glob("*.png")))
+    if source.kind == "photo":
+        return 1
+    # A container that does not say how long it is has to be decoded.
+    return clip_info(source.path).frames or len(read_video(source.path))
+
+
+def _load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray:
+    if source.kind == "photo":
+        return photo_clip(_square(_read_image(source.path), size), frames, stable_hash(f"{source.name}/camera"))
+    if source.kind == "frames":
+        files = sorted(source.path.glob("*.png"))[start : start + frames]
+        return np.stack([_square(_read_image(path), size) for path in files])
+    return np.stack([_square(frame, size) for frame in read_video(source.path, start, frames)])
+
+
+# --- building -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Size of the cache: lengths in frames, sides in pixels, `max_gib` the bound on all arrays together."""
+
+    size: int = 512
+    segments: int = 2
+    segment_frames: int = 25
+    photo_frames: int = 9
+    validation_frames: int = 17
+    validation_people: int = 6
+    validation_photos: int = 30
+    max_gib: float = 16.0
+
+
+_VALIDATION_VARIANTS = (("strong0", "strong"), ("medium0", "medium"), ("light0", "light"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clean segment and the presets to degrade it with, by the variant's file name without suffix."""
+
+    source: Source
+    split: str
+    segment: int
+    start: int
+    frames: int
+    size: int
+    variants: tuple[tuple[str, str], ...]  # (file stem, preset)
+
+    @property
+    def id(self) -> str:
+        return f"{self.source.name}-s{self.segment}"
+
+    def seed(self, stem: str) -> int:
+        return stable_hash(f"{self.id}/{stem}") % 2**53  # exact in JSON readers that use doubles
+
+
+def _segment_starts(total: int, frames: int, segments: int) -> list[int]:
+    """Starts of up to `segments` segments of `frames` frames, spread evenly, not overlapping; empty if none fits."""
+    count = min(segments, total // frames)
+    if count <= 1:
+        return [(total - frames) // 2] if count else []
+    return [round(i * (total - frames) / (count - 1)) for i in range(count)]
+
+
+def _check_names(sources: list[Source]) -> None:
+    names = sorted(source.name for source in sources)
+    clashes = sorted({a for a, b in zip(names, names[1:], strict=False) if a == b})
+    if clashes:
+        raise ValueError(f"sources of one name (they may differ in suffix or data folder): {', '.join(clashes[:5])}")
+
+
+def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[str]]:
+    """Jobs in the order they are built: validation, clips with `strong`, photos, the other presets of the clips.
+
+    Also returns notes for the user on what is left out: clips shorter than a segment, and photos, in the order of their
+    hash, beyond `max_gib` for all arrays together. ValueError if the clips alone are beyond it, or names clash.
+    """
+    _check_names(sources)
+    held_out = split_people(sources, options.validation_people, options.validation_photos)
+    validation: list[Job] = []
+    first: list[Job] = []
+    later: list[Job] = []
+    photos: list[Job] = []
+    short = 0
+    for source in sorted(sources, key=lambda s: (stable_hash(s.name), s.name)):
+        if source.person in held_out:
+            frames, variants = options.validation_frames, _VALIDATION_VARIANTS
+            starts = [0] if source.kind == "photo" else _segment_starts(_frame_count(source), frames, 1)
+            short += not starts
+            validation += [
+                Job(source, "validation", i, s, frames, options.size, variants) for i, s in enumerate(starts)
+            ]
+        elif source.kind == "photo":
+            preset = "strong" if stable_hash(f"{source.name}/preset") % 2 else "medium"
+            variants = ((f"{preset}0", preset),)
+            photos.append(Job(source, "train", 0, 0, options.photo_frames, options.size, variants))
+        else:
+            frames = options.segment_frames
+            starts = _segment_starts(_frame_count(source), frames, options.segments)
+            short += not starts
+            for i, start in enumerate(starts):
+                draw = stable_hash(f"{source.name}-s{i}/variants")
+                others = [("strong1", "strong") if draw % 2 else ("medium0", "medium")]
+                if draw // 2 % 3 == 0:
+                    others.append(("light0", "light"))
+                first.append(Job(source, "train", i, start, frames, options.size, (("strong0", "strong"),)))
+                later.append(Job(source, "train", i, start, frames, options.size, tuple(others)))
+    frame_bytes = options.size * options.size * 3
+
+    def size_of(jobs: list[Job], clean: bool) -> int:
+        return sum(job.frames * (len(job.variants) + clean) for job in jobs) * frame_bytes
+
+    left = options.max_gib * 2**30 - size_of(validation + first, True) - size_of(later, False)
+    if left < 0:
+        raise ValueError(f"max_gib {options.max_gib}: the clips alone need {-left / 2**30:.1f} GiB more")
+    kept = photos[: int(left // (2 * options.photo_frames * frame_bytes))]
+    notes = []
+    if short:
+        notes.append(f"{short} clips left out: shorter than a segment")
+    if len(kept) < len(photos):
+        notes.append(f"{len(photos) - len(kept)} of {len(photos)} photos left out: beyond {options.max_gib} GiB")
+    # Clips and photos of the held-out part alternate, so that the first few entries show both.
+    validation.sort(key=lambda job: _shuffled(job.id))
+    return validation + first + kept + later, notes
+
+
+def _shuffled(identity: str) -> tuple[int, str]:
+    """Sort key of a fixed shuffled order."""
+    return stable_hash(identity + "/order"), identity
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """PSNR in dB over all samples of two uint8 arrays of one shape; 100 where they are equal."""
+    error = np.mean([np.mean(np.square(x.astype(np.float32) - y)) for x, y in zip(a, b, strict=True)])
+    return 100.0 if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        np.save(stream, array)
+    temporary.rename(path)
+
+
+def run_job(job: Job, out: Path) -> list[dict]:
+    """Build one job under `out`; returns its index lines. Runs in a worker process."""
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    folder = f"{job.split}/{job.id}"
+    clean_path = out / folder / "clean.npy"
+    if clean_path.exists():
+        clean = np.load(clean_path)
+    else:
+        clean = _load_clip(job.source, job.start, job.frames, job.size)
+        _save(clean_path, clean)
+    lines = []
+    for stem, preset in job.variants:
+        seed = job.seed(stem)
+        degraded = Degradation(preset, seed)(clean)
+        _save(out / folder / f"{stem}.npy", degraded)
+        lines.append(
+            {
+                "id": job.id,
+                "clean": f"{folder}/clean.npy",
+                "degraded": f"{folder}/{stem}.npy",
+                "preset": preset,
+                "seed": seed,
+                "frames": job.frames,
+                "size": job.size,
+                "split": job.split,
+                "kind": "photo" if job.source.kind == "photo" else "video",
+                "person": job.source.person,
+                "source": job.source.label,
+                "start": job.start,
+                "psnr": round(psnr(clean, degraded), 2),
+            }
+        )
+    return lines
+
+
+def read_index(cache: str | Path) -> list[dict]:
+    """Lines of the index whose arrays exist. A last line that was cut off by a crash is ignored."""
+    cache = Path(cache)
+    path = cache / INDEX
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if (cache / line["clean"]).exists() and (cache / line["degraded"]).exists():
+            lines.append(line)
+    return lines
+
+
+def build(sources: list[Source], out: str | Path, options: BuildOptions, workers: int = 2) -> list[dict]:
+    """Build the cache under `out`, skipping what its index has; returns all index lines.
+
+    ValueError if the cache there was built with other options.
+    """
+    from tqdm import tqdm  # only the builder draws a bar
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    lines = read_index(out)
+    jobs, notes = plan(sources, options)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    split = {job.source.person: job.split for job in jobs}
+    segment = {job.id: (job.start, job.frames, job.size) for job in jobs}
+    built = {line["id"]: (line["start"], line["frames"], line["size"]) for line in lines}
+    for line in lines:
+        same_segment = built[line["id"]] == segment.get(line["id"], built[line["id"]])
+        if line["split"] != split.get(line["person"], line["split"]) or not same_segment:
+            raise ValueError(f"{out}: {line['degraded']} was built with other options; use another folder")
+    # Rewritten, so that a line cut off by a crash is gone before new ones are added.
+    temporary = out / f".{INDEX}.tmp"
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    temporary.rename(out / INDEX)
+    for job in jobs:
+        if job.id not in built:  # a clean array without a line may be of a stopped build with other options
+            (out / job.split / job.id / "clean.npy").unlink(missing_ok=True)
+
+    done = {line["degraded"] for line in lines}
+    todo = []
+    for job in jobs:
+        missing = tuple(v for v in job.variants if f"{job.split}/{job.id}/{v[0]}.npy" not in done)
+        if missing:
+            todo.append(replace(job, variants=missing))
+    total = sum(job.frames * len(job.variants) for job in todo)
+    with (
+        (out / INDEX).open("a", encoding="utf-8") as index,
+        ProcessPoolExecutor(max_workers=workers) as pool,
+        tqdm(total=total, unit="frame", desc="degraded frames", mininterval=2.0) as bar,
+    ):
+        try:
+            futures = {pool.submit(run_job, job, out): job for job in todo}
+            for future in as_completed(futures):
+                new = future.result()
+                index.writelines(json.dumps(line) + "\n" for line in new)
+                index.flush()
+                lines += new
+                bar.update(futures[future].frames * len(new))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return lines
+
+
+def summary(lines: list[dict]) -> str:
+    """A small table: entries, frames and mean PSNR of each split, kind and preset."""
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    for line in lines:
+        groups.setdefault((line["split"], line["kind"], line["preset"]), []).append(line)
+    rows = [f"{'split':<11}{'kind':<7}{'preset':<8}{'entries':>8}{'frames':>8}{'people':>8}{'PSNR dB':>9}"]
+    for (split, kind, preset), group in sorted(groups.items()):
+        frames, people = sum(line["frames"] for line in group), len({line["person"] for line in group})
+        mean = np.mean([line["psnr"] for line in group])
+        rows.append(f"{split:<11}{kind:<7}{preset:<8}{len(group):>8}{frames:>8}{people:>8}{mean:>9.2f}")
+    return "\n".join(rows)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class ClipDataset:
+    """Pairs of clean and degraded clips of one split of a cache, memory-mapped.
+
+    mix: weight of each preset in `sample`; `clean` is the clean clip as its own degraded version. Presets that the
+    cache lacks are left out. photo_probability: how often a sample comes from a photo rather than from a clip.
+    FileNotFoundError if the cache has no entry of that split; ValueError for an unknown preset.
+    """
+
+    def __init__(
+        self,
+        cache: str | Path,
+        split: str = "train",
+        mix: Mapping[str, float] | None = None,
+        photo_probability: float = 0.4,
+    ) -> None:
+        self.cache, self.split = Path(cache), split
+        self.mix = dict(DEFAULT_MIX if mix is None else mix)
+        unknown = set(self.mix) - set(PRESETS)
+        if unknown or any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
+            raise ValueError(f"mix: expected weights for {', '.join(PRESETS)}, found {self.mix}")
+        self.photo_probability = photo_probability
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Read the index again, for a cache that is still being built; returns the number of pairs."""
+        lines = [line for line in read_index(self.cache) if line["split"] == self.split]
+        # The builder's processes finish in any order; this one is the same on every machine.
+        self.pairs = sorted(lines, key=lambda line: (_shuffled(line["id"]), line["degraded"]))
+        self._groups: dict[int, dict[tuple[str, str], tuple[float, list[dict]]]] = {}
+        if not self.pairs:
+            raise FileNotFoundError(f"{self.cache / INDEX}: no entry of split {self.split!r}")
+        return len(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _choices(self, frames: int) -> dict[tuple[str, str], tuple[float, list[dict]]]:
+        """Weight and pairs of at least `frames` frames, for each (kind, preset) of the mix that the cache has."""
+        if frames not in self._groups:
+            groups = {}
+            for kind, share in (("photo", self.photo_probability), ("video", 1 - self.photo_probability)):
+                pairs = [line for line in self.pairs if line["kind"] == kind and line["frames"] >= frames]
+                for preset, weight in self.mix.items():
+                    # Any pair has a clean side.
+                    lines = [line for line in pairs if preset in (line["preset"], "clean")]
+                    if share * weight > 0 and lines:
+                        groups[kind, preset] = (share * weight, lines)
+            self._groups[frames] = groups
+        return self._groups[frames]
+
+    def sample(self, rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """A random crop: (clean, degraded), uint8 [frames, size, size, 3] each, contiguous, at the same place.
+
+        The corner is a multiple of 8 pixels, so that codec blocks keep their place; flipped left-right and reversed in
+        time with probability one half each. ValueError if no entry has that many frames or pixels.
+        """
+        groups = self._choices(frames)
+        if not groups or size > self.pairs[0]["size"]:
+            raise ValueError(f"sample: no {self.split} entry of {frames} frames of {size}x{size} for mix {self.mix}")
+        keys = list(groups)
+        weights = np.array([groups[key][0] for key in keys])
+        kind, preset = keys[int(rng.choice(len(keys), p=weights / weights.sum()))]
+        lines = groups[kind, preset][1]
+        line = lines[int(rng.integers(len(lines)))]
+        first = int(rng.integers(line["frames"] - frames + 1))
+        top, left = (8 * int(v) for v in rng.integers((line["size"] - size) // 8 + 1, size=2))
+        where = (slice(first, first + frames), slice(top, top + size), slice(left, left + size))
+        mirrored, reverse = rng.uniform(size=2) < 0.5
+        step = (slice(None, None, -1 if reverse else 1), slice(None), slice(None, None, -1 if mirrored else 1))
+
+        def cut(name: str) -> np.ndarray:
+            return np.ascontiguousarray(np.load(self.cache / name, mmap_mode="r")[where][step])
+
+        clean = cut(line["clean"])
+        return clean, clean.copy() if preset == "clean" else cut(line["degraded"])
+
+    def validation(self, frames: int = 17) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
+        """All entries with at least `frames` frames as (clean, degraded, index line), in a fixed shuffled order.
+
+        The presets of one clip follow each other.
+        The arrays are the first `frames` frames, uint8 [frames, H, W, 3], whole pictures; the line has `preset`.
+        """
+        for line in self.pairs:
+            if line["frames"] >= frames:
+                clean, degraded = (np.load(self.cache / line[k], mmap_mode="r") for k in ("clean", "degraded"))
+                yield np.array(clean[:frames]), np.array(degraded[:frames]), line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the builder; returns the exit status."""
+    defaults = BuildOptions()
+    parser = argparse.ArgumentParser(
+        prog="python -m dvface.data", description="Build a cache of clean and degraded clips."
+    )
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of clips, photos, frame folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--exclude", nargs="*", default=[], help="leave out sources whose name or repository has this")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    for name, value in vars(defaults).items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=type(value), default=value, help=f"default {value}")
+    args = parser.parse_args(argv)
+    options = BuildOptions(**{name: getattr(args, name) for name in vars(defaults)})
+    try:
+        sources = [source for folder in args.data for source in scan(folder, tuple(args.exclude))]
+        if not sources:
+            raise FileNotFoundError(f"no clip or photo under {', '.join(map(str, args.data))}")
+        lines = build(sources, args.out, options, args.workers)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(summary(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

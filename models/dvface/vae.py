@@ -1,0 +1,135 @@
+"""Light video VAE of the nano config: the latent geometry of Wan 2.1 (16 channels, stride 4 x 8 x 8) from 2-D convolutions.
+
+A patch convolution takes frames to one eighth of the resolution at once, and all other convolutions run there; time is
+handled by joining frames in the channels. Activations are ReLU and there is no normalisation: ONNX Runtime's CPU provider
+fuses both away.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from .config import VaeConfig
+from .frames import before_and_after, group_frames, ungroup_frames, with_neighbours
+
+MIX_CHANNELS = 16
+"""Channels that a frame sees of its neighbours in the middle of the decoder."""
+
+
+def per_frame(module: nn.Module, maps: Tensor) -> Tensor:
+    """Applies a 2-D module to every frame of [B, T, C, h, w]."""
+    b, t = maps.shape[:2]
+    return module(maps.flatten(0, 1)).unflatten(0, (b, t))
+
+
+class PatchConv(nn.Conv2d):
+    """Convolution over patches that do not overlap, [N, C, H, W] to [N, out, H/p, W/p].
+
+    While training, a rearrangement and a 1x1 convolution (the same sums; a strided convolution of 3 channels is slow to
+    differentiate on a CPU).
+    """
+
+    def __init__(self, channels: int, out: int, patch: int):
+        super().__init__(channels, out, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return F.conv2d(F.pixel_unshuffle(x, self.kernel_size[0]), self.weight.flatten(1)[:, :, None, None], self.bias)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with a skip, [N, C, h, w]; the second starts small so that a stack starts near identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.kaiming_normal_(self.conv1.weight)
+        nn.init.kaiming_normal_(self.conv2.weight)
+        self.conv2.weight.data.mul_(0.1)
+        nn.init.zeros_(self.conv1.bias)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class Encoder(nn.Module):
+    """Frames [B, T, 3, H, W] to moments [B, 2 C, t, h, w]: mean and log-variance of the latent (h, w: H/8, W/8)."""
+
+    def __init__(self, config: VaeConfig):
+        super().__init__()
+        self.stride = config.temporal_stride
+        self.stem = PatchConv(3 * self.stride, config.width, config.spatial_stride)
+        self.block = ResBlock(config.width)
+        self.mix = nn.Conv2d(3 * config.width, config.width, 1)
+        self.head = nn.Conv2d(config.width, 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = per_frame(self.stem, group_frames(frames, self.stride)).relu()
+        x = per_frame(self.block, x)
+        x = x + per_frame(self.mix, with_neighbours(x)).relu()
+        return per_frame(self.head, x).transpose(1, 2)
+
+
+class Decoder(nn.Module):
+    """Latent [B, C, t, h, w] to frames [B, T, 3, H, W].
+
+    With `frames`, the degraded ones (fidelity path), the decoder joins their features and predicts what is to be added to
+    them; without (first stage) it draws the frames from the latent alone.
+    """
+
+    def __init__(self, config: VaeConfig):
+        super().__init__()
+        self.stride, self.patch = config.temporal_stride, config.spatial_stride
+        width, cell = config.decoder_width, 3 * config.spatial_stride**2
+        self.latent_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
+        self.latent_block = ResBlock(width)
+        self.expand = nn.Conv2d(width, self.stride * width, 1)
+        self.blocks = nn.ModuleList(ResBlock(width) for _ in range(config.decoder_blocks))
+        self.mix = nn.Conv2d(2 * MIX_CHANNELS, width, 1)
+        self.head = nn.Conv2d(width, cell, 1)
+        if config.fidelity:
+            self.fidelity = PatchConv(9, width, config.spatial_stride)
+            self.residual_head = nn.Conv2d(width, cell, 1)
+            nn.init.zeros_(self.residual_head.weight)
+            nn.init.zeros_(self.residual_head.bias)
+
+    def features(self, latent: Tensor, frames: Tensor | None) -> Tensor:
+        """Features [B, T, width, h, w] from which a head draws the pixels."""
+        x = per_frame(self.latent_in, latent.transpose(1, 2)).relu()
+        x = per_frame(self.expand, per_frame(self.latent_block, x))
+        x = ungroup_frames(x, self.stride)
+        if frames is not None:
+            x = x + per_frame(self.fidelity, with_neighbours(frames).to(x.dtype))
+        x = x.relu()
+        for index, block in enumerate(self.blocks):
+            x = per_frame(block, x)
+            if index == len(self.blocks) // 2:
+                before, after = before_and_after(x[:, :, :MIX_CHANNELS])
+                x = x + per_frame(self.mix, torch.cat([before, after], dim=2)).relu()
+        return x
+
+    def forward(self, latent: Tensor, frames: Tensor | None = None) -> Tensor:
+        head = self.head if frames is None else self.residual_head
+        out = F.pixel_shuffle(per_frame(head, self.features(latent, frames)), self.patch)
+        return out if frames is None else frames + out
+
+
+class LightVae(nn.Module):
+    """Encoder and decoder; `encode` returns the latent's mean, which is all that inference uses."""
+
+    def __init__(self, config: VaeConfig):
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def moments(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, each [B, C, t, h, w]."""
+        mean, log_variance = self.encoder(frames).chunk(2, dim=1)
+        return mean, log_variance.clamp(-20.0, 10.0)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames [B, T, 3, H, W] in [-1, 1] to latent [B, C, t, h, w]."""
+        return self.encoder(frames).chunk(2, dim=1)[0]

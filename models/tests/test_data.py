@@ -1,0 +1,302 @@
+"""The cache: split by person, evaluation data refused, resumable, and the crops that come out of it."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data as pictures
+
+from dvface import data
+from dvface.data import BuildOptions, ClipDataset, EvaluationDataError, build, photo_clip, plan, psnr, read_index, scan
+from dvface.degradation import Degradation
+from dvface.video import write_video
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+OPTIONS = BuildOptions(
+    size=64,
+    segments=2,
+    segment_frames=5,
+    photo_frames=3,
+    validation_frames=4,
+    validation_people=1,
+    validation_photos=2,
+    max_gib=0.1,
+)
+
+
+def moving(frames: int, seed: int, side: int = 72) -> np.ndarray:
+    photo = pictures.astronaut()
+    top, left = np.random.default_rng(seed).integers(0, 400, size=2)
+    return np.stack([photo[top : top + side, left + i : left + i + side] for i in range(frames)])
+
+
+def save_png(path: Path, frame: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+
+def write_manifest(root: Path, rows: list[dict]) -> None:
+    with (root / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["file", "split", "person", "source_repository"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Five clips of three people, eight photos, and a manifest above them."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "train/video").mkdir(parents=True)
+    rows = []
+    for i, person in enumerate(["a", "a", "b", "c", "c"]):
+        write_video(root / f"train/video/clip{i}.mp4", moving(12, i), 25, crf=10)
+        rows.append(
+            {"file": f"train/video/clip{i}.mp4", "split": "train", "person": person, "source_repository": "x/y"}
+        )
+    for i in range(8):
+        save_png(root / f"train/photo/photo{i}.png", moving(1, 10 + i)[0])
+        row = {"file": f"train/photo/photo{i}.png", "split": "train", "person": f"p{i}", "source_repository": "z/w"}
+        rows.append(row)
+    write_manifest(root, rows)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("cache")
+    build(scan(folder / "train"), out, OPTIONS, workers=2)
+    return out
+
+
+def test_split_by_person_is_disjoint(cache):
+    lines = read_index(cache)
+    people = {split: {x["person"] for x in lines if x["split"] == split} for split in ("train", "validation")}
+    assert people["train"] and people["validation"] and not people["train"] & people["validation"]
+    videos = {x["person"] for x in lines if x["kind"] == "video"}
+    assert videos == {"a", "b", "c"}
+    assert len(videos & people["validation"]) == 1
+    assert len({x["person"] for x in lines if x["kind"] == "photo"} & people["validation"]) == 2
+
+
+def test_split_does_not_depend_on_order_or_on_other_files(folder):
+    sources = scan(folder / "train")
+    assert data.split_people(sources, 1, 2) == data.split_people(sources[::-1], 1, 2)
+    assert data.split_people(sources[1:], 1, 2) == data.split_people(sources, 1, 2)  # person a has two clips
+
+
+def test_index_lines(cache):
+    for line in read_index(cache):
+        clean, degraded = np.load(cache / line["clean"]), np.load(cache / line["degraded"])
+        assert clean.shape == degraded.shape == (line["frames"], 64, 64, 3)
+        assert clean.dtype == degraded.dtype == np.uint8
+        assert line["psnr"] == pytest.approx(psnr(clean, degraded), abs=0.01)
+        assert np.array_equal(Degradation(line["preset"], line["seed"])(clean), degraded)
+    presets = {x["preset"] for x in read_index(cache) if x["split"] == "validation"}
+    assert presets == {"strong", "medium", "light"}
+
+
+def test_segments_do_not_overlap(cache):
+    lines = read_index(cache)
+    starts = {(x["source"], x["start"]) for x in lines if x["split"] == "train" and x["kind"] == "video"}
+    for source in {source for source, _ in starts}:
+        assert sorted(start for s, start in starts if s == source) == [0, 7]
+
+
+def test_second_build_does_nothing(folder, cache):
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")}
+    lines = build(scan(folder / "train"), cache, OPTIONS, workers=1)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")} == before
+    assert len(lines) == len({line["degraded"] for line in lines}) == len(read_index(cache))
+
+
+def test_stopped_build_is_resumed(folder, cache, tmp_path):
+    sources = [source for source in scan(folder / "train") if source.kind == "video"]
+    options = BuildOptions(**{**vars(OPTIONS), "validation_photos": 0})
+    whole = build(sources, tmp_path, options, workers=1)
+    index = tmp_path / data.INDEX
+    texts = index.read_text().splitlines()
+    index.write_text("\n".join(texts[:3]) + "\n" + texts[3][:40])  # the last line is cut off
+    lost = tmp_path / json.loads(texts[0])["degraded"]
+    lost.unlink()
+    stale = tmp_path / json.loads(texts[-1])["clean"]
+    np.save(stale, np.zeros((1, 2, 2, 3), np.uint8))  # a clean array without a line in the index is not trusted
+    again = build(sources, tmp_path, options, workers=1)
+    assert sorted(x["degraded"] for x in again) == sorted(x["degraded"] for x in whole)
+    assert lost.exists() and np.load(stale).shape[1:] == (64, 64, 3)
+    assert len(index.read_text().splitlines()) == len(whole)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_other_options_need_another_folder(folder, cache):
+    with pytest.raises(ValueError, match="built with other options"):
+        build(scan(folder / "train"), cache, BuildOptions(**{**vars(OPTIONS), "segment_frames": 6}), workers=1)
+
+
+def test_order_of_the_build(folder):
+    jobs, notes = plan(scan(folder / "train"), OPTIONS)
+    kinds = ["validation" if j.split == "validation" else f"{j.source.kind} {j.variants[0][1]}" for j in jobs]
+    first_video, first_photo = kinds.index("video strong"), min(i for i, k in enumerate(kinds) if "photo" in k)
+    assert kinds[0] == "validation" and max(i for i, k in enumerate(kinds) if k == "validation") < first_video
+    assert first_video < first_photo
+    assert notes == []
+
+
+def test_size_is_bounded(folder):
+    sources = scan(folder / "train")
+    jobs, _ = plan(sources, OPTIONS)
+
+    def total(jobs: list) -> int:
+        clean = {j.id: j.frames for j in jobs}
+        return (sum(clean.values()) + sum(j.frames * len(j.variants) for j in jobs)) * 64 * 64 * 3
+
+    limit = total(jobs) - 1
+    fewer, notes = plan(sources, BuildOptions(**{**vars(OPTIONS), "max_gib": limit / 2**30}))
+    assert total(fewer) <= limit and len(fewer) == len(jobs) - 1
+    assert "1 of 6 photos left out" in notes[0]
+    with pytest.raises(ValueError, match="clips alone need"):
+        plan(sources, BuildOptions(**{**vars(OPTIONS), "max_gib": 0.0001}))
+
+
+def test_short_clips_are_reported(folder):
+    jobs, notes = plan(scan(folder / "train"), BuildOptions(**{**vars(OPTIONS), "segment_frames": 13}))
+    assert not [job for job in jobs if job.source.kind == "video" and job.split == "train"]
+    assert "shorter than a segment" in notes[0]
+
+
+@pytest.mark.parametrize("split", ["eval-hq", "eval-lq"])
+def test_evaluation_data_is_refused(tmp_path, split, capsys):
+    save_png(tmp_path / "faces/one.png", moving(1, 0)[0])
+    write_manifest(tmp_path, [{"file": "faces/one.png", "split": split, "person": "e", "source_repository": "x/y"}])
+    for start in (tmp_path / "faces", tmp_path, tmp_path.parent):  # manifest above, beside and below the folder
+        with pytest.raises(EvaluationDataError, match=f"one.png: its manifest split is {split}"):
+            scan(start)
+    assert data.main(["--data", str(tmp_path / "faces"), "--out", str(tmp_path / "out")]) == 1
+    assert f"split is {split}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_excluded_sources(folder):
+    assert {source.kind for source in scan(folder / "train", exclude=("x/y",))} == {"photo"}
+
+
+def test_vfhq_layout(tmp_path):
+    names = ["Clip+aBc-_1+P0+C0+F10-12", "Clip+aBc-_1+P0+C1+F40-46", "Clip+aBc-_1+P1+C0+F1-7", "Clip+xyz+P0+C0+F0-6"]
+    for n, name in enumerate(names):
+        for i, frame in enumerate(moving(7, n, side=64)):
+            save_png(tmp_path / "VFHQ" / name / f"{i:08d}.png", frame)
+    sources = scan(tmp_path / "VFHQ")
+    assert [source.kind for source in sources] == ["frames"] * 4
+    assert {source.person for source in sources} == {"aBc-_1+P0", "aBc-_1+P1", "xyz+P0"}
+    lines = build(sources, tmp_path / "out", BuildOptions(**{**vars(OPTIONS), "segments": 1}), workers=1)
+    line = next(x for x in lines if x["source"] == names[2])
+    clean = np.load(tmp_path / "out" / line["clean"])
+    assert np.array_equal(clean, moving(7, 2, side=64)[line["start"] : line["start"] + line["frames"]])
+    assert {x["kind"] for x in lines} == {"video"}
+
+
+def test_names_must_differ(tmp_path):
+    save_png(tmp_path / "a.png", moving(1, 0)[0])
+    write_video(tmp_path / "a.mp4", moving(5, 0), 25)
+    with pytest.raises(ValueError, match="sources of one name.*: a"):
+        plan(scan(tmp_path), OPTIONS)
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        scan(tmp_path / "nowhere")
+
+
+def test_unreadable_photo_stops_the_build(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(b"no picture")
+    assert data.main(["--data", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "64"]) == 1
+    assert "a.png: not an image" in capsys.readouterr().err
+
+
+def test_photo_becomes_a_smooth_clip():
+    photo = cv2.resize(pictures.astronaut(), (128, 128), interpolation=cv2.INTER_AREA)
+    corners = np.array([[0, 0, 1], [127, 0, 1], [0, 127, 1], [127, 127, 1]], float).T
+    for seed in range(20):
+        places = np.stack([m @ corners for m in data.camera_path(17, 128, np.random.default_rng(seed))])
+        speed = np.diff(places, axis=0)
+        assert np.abs(speed).max() < 0.03 * 128  # pixels a frame, at the corners
+        assert np.abs(np.diff(speed, axis=0)).max() < 0.01 * 128
+    clip = photo_clip(photo, 5, 1)
+    assert clip.shape == (5, 128, 128, 3)
+    assert np.array_equal(clip, photo_clip(photo, 5, 1)) and not np.array_equal(clip, photo_clip(photo, 5, 2))
+    assert all(not np.array_equal(a, b) for a, b in zip(clip, clip[1:], strict=False))
+
+
+def test_sample_is_the_same_place_of_both(cache):
+    dataset = ClipDataset(cache, mix={"strong": 1.0})
+    assert len(dataset) == len([x for x in read_index(cache) if x["split"] == "train"])
+    arrays = {}
+    for line in dataset.pairs:
+        if line["preset"] == "strong":
+            arrays[line["degraded"]] = (np.load(cache / line["clean"]), np.load(cache / line["degraded"]))
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        clean, degraded = dataset.sample(rng, 3, 32)
+        assert clean.shape == degraded.shape == (3, 32, 32, 3) and clean.flags.c_contiguous
+
+        def places(crop, whole):
+            return {
+                (t, y, x, r, m)
+                for r in (1, -1)
+                for m in (1, -1)
+                for t in range(len(whole) - 2)
+                for y in range(0, 33, 8)
+                for x in range(0, 33, 8)
+                if np.array_equal(crop[::r, :, ::m], whole[t : t + 3, y : y + 32, x : x + 32])
+            }
+
+        assert any(places(clean, a) & places(degraded, b) for a, b in arrays.values())
+
+
+def test_sample_varies_and_repeats_by_seed(cache):
+    dataset = ClipDataset(cache)
+    first = [dataset.sample(np.random.default_rng(s), 3, 32)[0] for s in range(12)]
+    again = [dataset.sample(np.random.default_rng(s), 3, 32)[0] for s in range(12)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({crop.tobytes() for crop in first}) > 6
+
+
+def test_mix(cache):
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        clean, degraded = ClipDataset(cache, mix={"clean": 1.0}).sample(rng, 2, 64)
+        assert np.array_equal(clean, degraded) and not np.shares_memory(clean, degraded)
+    dataset = ClipDataset(cache, mix={"strong": 0.5, "clean": 0.5})
+    equal = sum(np.array_equal(*dataset.sample(rng, 2, 32)) for _ in range(300))
+    assert 110 < equal < 190
+    # Photos have 3 frames here, so 5 frames can only come from a clip.
+    assert ClipDataset(cache, photo_probability=0.9).sample(rng, 5, 32)[0].shape == (5, 32, 32, 3)
+    with pytest.raises(ValueError, match="no train entry of 6 frames"):
+        dataset.sample(rng, 6, 32)
+    with pytest.raises(ValueError, match="no train entry of 2 frames of 72x72"):
+        dataset.sample(rng, 2, 72)
+    with pytest.raises(ValueError, match="mix: expected weights"):
+        ClipDataset(cache, mix={"heavy": 1.0})
+
+
+def test_validation(cache, tmp_path):
+    entries = list(ClipDataset(cache, "validation").validation(frames=4))
+    assert len(entries) == 3 * len({x[2]["id"] for x in entries}) >= 9
+    for clean, degraded, line in entries:
+        assert clean.shape == degraded.shape == (4, 64, 64, 3)
+        assert line["preset"] in ("strong", "medium", "light")
+    assert list(ClipDataset(cache, "validation").validation(frames=5)) == []
+    with pytest.raises(FileNotFoundError, match="no entry of split 'train'"):
+        ClipDataset(tmp_path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent: the real clips are not checked")
+def test_real_evaluation_clips_are_refused_and_training_is_planned():
+    with pytest.raises(EvaluationDataError, match="split is eval-hq"):
+        scan(SHARED / "faces-eval")
+    with pytest.raises(EvaluationDataError):
+        scan(SHARED)
+    sources = scan(SHARED / "faces-train")
+    assert len(sources) == 885
+    held_out = data.split_people(sources, 6, 30)
+    assert len(held_out) == 36
