@@ -62,12 +62,7 @@ impl Bundle {
         let mut graph_paths = BTreeMap::new();
         for (kind, graph) in &manifest.graphs {
             for file in std::iter::once(&graph.model).chain(&graph.weights) {
-                check_place(
-                    &folder,
-                    &manifest_path,
-                    &folder.join(&file.path),
-                    &file.field,
-                )?;
+                check_place(&folder, &manifest_path, &folder.join(&file.path), &file.field)?;
             }
             graph_paths.insert(*kind, folder.join(&graph.model.path));
         }
@@ -98,10 +93,7 @@ impl Bundle {
     ///
     /// # Errors
     /// [`BundleError::Graph`].
-    pub fn check_graphs(
-        &self,
-        graphs: &BTreeMap<GraphKind, GraphInfo>,
-    ) -> Result<Contract, BundleError> {
+    pub fn check_graphs(&self, graphs: &BTreeMap<GraphKind, GraphInfo>) -> Result<Contract, BundleError> {
         graph::check(&self.manifest, graphs)
     }
 
@@ -109,11 +101,7 @@ impl Bundle {
     ///
     /// # Errors
     /// [`BundleError::Setting`] if the bundle does not allow them, with what it allows.
-    pub fn shape(
-        &self,
-        window_frames: u32,
-        overlap_frames: u32,
-    ) -> Result<WindowShape, BundleError> {
+    pub fn shape(&self, window_frames: u32, overlap_frames: u32) -> Result<WindowShape, BundleError> {
         let error = |setting, expected, found: u32| BundleError::Setting {
             bundle: self.manifest.name.clone(),
             setting,
@@ -121,11 +109,7 @@ impl Bundle {
             found: found.to_string(),
         };
         let lengths = &self.manifest.frames;
-        let frames = if window_frames == 0 {
-            lengths[0]
-        } else {
-            window_frames
-        };
+        let frames = if window_frames == 0 { lengths[0] } else { window_frames };
         if !lengths.contains(&frames) {
             return Err(error(
                 "window-frames",
@@ -139,10 +123,7 @@ impl Bundle {
             overlap_frames
         };
         WindowShape::new(frames as usize, overlap as usize).map_err(|_| {
-            let expected = format!(
-                "1 to {} for windows of {frames} frames (0 for its default)",
-                frames / 2
-            );
+            let expected = format!("1 to {} for windows of {frames} frames (0 for its default)", frames / 2);
             error("overlap-frames", expected, overlap)
         })
     }
@@ -197,8 +178,7 @@ impl Bundle {
 
     /// Dimensions [1, C, t, h, w] of the latent of a window of `frames` frames, one of [`window_frames`](Self::window_frames).
     pub fn latent_dims(&self, frames: u32) -> [i64; 5] {
-        let [channels, frames, height, width] =
-            self.manifest.latent_dims(frames.max(1)).map(i64::from);
+        let [channels, frames, height, width] = self.manifest.latent_dims(frames.max(1)).map(i64::from);
         [1, channels, frames, height, width]
     }
 
@@ -251,10 +231,7 @@ impl Bundle {
         let folder = Path::new(&model.path).parent().unwrap_or(Path::new(""));
         let check = |location: &str| {
             let place = folder.join(location.strip_prefix("./").unwrap_or(location));
-            if weights
-                .iter()
-                .any(|file| place.as_os_str() == file.path.as_str())
-            {
+            if weights.iter().any(|file| place.as_os_str() == file.path.as_str()) {
                 return Ok(());
             }
             let listed: Vec<&str> = weights.iter().map(|file| file.path.as_str()).collect();
@@ -306,9 +283,7 @@ fn read_manifest(path: &Path) -> Result<Vec<u8>, BundleError> {
     let read = || {
         let mut bytes = Vec::new();
         // One byte more than the limit, so that a longer file is seen.
-        File::open(path)?
-            .take(MANIFEST_LIMIT + 1)
-            .read_to_end(&mut bytes)?;
+        File::open(path)?.take(MANIFEST_LIMIT + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     read().map_err(|source: io::Error| BundleError::Read {

@@ -1,2 +1,23 @@
+//! GStreamer plugin `dvface`: restores degraded face video while it streams. The element is [`dvfacerestore`].
+
 pub mod bundle;
+pub mod dvfacerestore;
+pub mod restorer;
+pub mod runtime;
 pub mod window;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
+    dvfacerestore::register(plugin)
+}
+
+gst::plugin_define!(
+    dvface,
+    env!("CARGO_PKG_DESCRIPTION"),
+    plugin_init,
+    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+    "MPL-2.0",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_REPOSITORY"),
+    env!("BUILD_REL_DATE")
+);

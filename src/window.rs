@@ -112,10 +112,7 @@ impl Plan {
 
     /// Which of the blended frames `frame` is.
     fn shared(&self, frame: u64) -> Option<usize> {
-        debug_assert!(
-            self.emit.contains(&frame),
-            "frame {frame} is not final with {self:?}"
-        );
+        debug_assert!(self.emit.contains(&frame), "frame {frame} is not final with {self:?}");
         let index = frame.checked_sub(self.emit.start)?;
         (index < self.blended as u64).then_some(index as usize)
     }
@@ -176,10 +173,7 @@ impl Planner {
         let emit = self.final_frames()..self.pushed;
         let tail = if emit.is_empty() {
             Tail::Nothing
-        } else if self
-            .previous_first()
-            .is_some_and(|first| first + frames == self.pushed)
-        {
+        } else if self.previous_first().is_some_and(|first| first + frames == self.pushed) {
             Tail::Held(emit)
         } else {
             let first = self.pushed.saturating_sub(frames);
@@ -216,11 +210,7 @@ impl Planner {
     }
 
     fn blended(&self) -> usize {
-        if self.windows == 0 {
-            0
-        } else {
-            self.shape.overlap
-        }
+        if self.windows == 0 { 0 } else { self.shape.overlap }
     }
 }
 
@@ -249,10 +239,7 @@ mod tests {
         );
         assert!(WindowShape::new(usize::MAX, usize::MAX).is_err());
         let shape = WindowShape::new(17, 4).unwrap();
-        assert_eq!(
-            (shape.frames(), shape.overlap(), shape.stride()),
-            (17, 4, 13)
-        );
+        assert_eq!((shape.frames(), shape.overlap(), shape.stride()), (17, 4, 13));
     }
 
     #[test]
@@ -296,10 +283,7 @@ mod tests {
             (1, 5, 3..6, 6..6)
         );
         assert_eq!([3, 4, 5].map(|frame| plan.slot(frame)), [2, 3, 4]);
-        assert_eq!(
-            [3, 4, 5].map(|frame| plan.weight(frame)),
-            [1.0 / 3.0, 2.0 / 3.0, 1.0]
-        );
+        assert_eq!([3, 4, 5].map(|frame| plan.weight(frame)), [1.0 / 3.0, 2.0 / 3.0, 1.0]);
         assert_eq!(plan.previous_slot(4), Some(4));
     }
 
@@ -321,10 +305,7 @@ mod tests {
         let mut planner = planner(1, 0);
         let plans = push(&mut planner, 3);
         assert_eq!(
-            plans
-                .iter()
-                .map(|plan| plan.emit.clone())
-                .collect::<Vec<_>>(),
+            plans.iter().map(|plan| plan.emit.clone()).collect::<Vec<_>>(),
             [0..1, 1..2, 2..3]
         );
         assert_eq!(planner.finish(), Tail::Nothing);

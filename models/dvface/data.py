@@ -27,6 +27,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -435,7 +436,8 @@ def build(sources: list[Source], out: str | Path, options: BuildOptions, workers
     total = sum(job.frames * len(job.variants) for job in todo)
     with (
         (out / INDEX).open("a", encoding="utf-8") as index,
-        ProcessPoolExecutor(max_workers=workers) as pool,
+        # Spawned: a forked child can hang on a lock that a thread of OpenCV or FFmpeg held in the parent.
+        ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool,
         tqdm(total=total, unit="frame", desc="degraded frames", mininterval=2.0) as bar,
     ):
         try:
@@ -536,10 +538,11 @@ class ClipDataset:
         top, left = (8 * int(v) for v in rng.integers((line["size"] - size) // 8 + 1, size=2))
         where = (slice(first, first + frames), slice(top, top + size), slice(left, left + size))
         mirrored, reverse = rng.uniform(size=2) < 0.5
-        step = (slice(None, None, -1 if reverse else 1), slice(None), slice(None, None, -1 if mirrored else 1))
 
         def cut(name: str) -> np.ndarray:
-            return np.ascontiguousarray(np.load(self.cache / name, mmap_mode="r")[where][step])
+            crop = np.load(self.cache / name, mmap_mode="r")[where][:: -1 if reverse else 1]
+            # cv2.flip: NumPy copies a mirrored picture byte by byte.
+            return np.stack([cv2.flip(np.ascontiguousarray(frame), 1) if mirrored else frame for frame in crop])
 
         clean = cut(line["clean"])
         return clean, clean.copy() if preset == "clean" else cut(line["degraded"])

@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from .attention import Attention, rope_table
 from .config import PriorConfig, VaeConfig
 from .frames import group_frames
-from .vae import PatchConv, ResBlock, per_frame
+from .vae import PatchConv, ResBlock, init_for_relu, per_frame
 
 
 class Codebook(nn.Module):
@@ -105,6 +105,7 @@ class PriorEncoder(nn.Module):
         self.join = nn.Conv2d(self.stride * half, config.width, 1)
         self.block2 = ResBlock(config.width)
         self.head = nn.Conv2d(config.width, config.code_dim, 3, padding=1)
+        init_for_relu(self)
 
     def forward(self, frames: Tensor) -> Tensor:
         x = per_frame(self.stem, frames).relu()

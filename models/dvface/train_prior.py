@@ -17,10 +17,12 @@ from .losses import charbonnier, code_feature_loss, code_prediction_loss, gradie
 from .prior import Codebook, PriorExtractor
 from .stage import Stage, parse_stage, validation_clips
 from .training import Phase, Schedule, Trainer, psnr
-from .vae import ResBlock, per_frame
+from .vae import ResBlock, init_for_relu, per_frame
 
 REVIVE_EVERY = 25
 """Steps between two replacements of unused codebook entries."""
+PLAIN_SHARE = 0.35
+"""Share of stage 1a in which the latents are not quantised: codebooks that start beside random latents collapse."""
 
 
 class PriorDecoder(nn.Module):
@@ -37,6 +39,7 @@ class PriorDecoder(nn.Module):
         self.up2 = nn.Conv2d(width, 4 * (self.stride * width // 4), 1)
         self.block3 = ResBlock(width // 4)
         self.head = nn.Conv2d(width // 4, 3 * self.patch**2, 1)
+        init_for_relu(self)
 
     def forward(self, codes: Tensor) -> Tensor:
         x = per_frame(self.stem, codes.permute(0, 1, 4, 2, 3)).relu()
@@ -89,12 +92,14 @@ class CodeLearner(nn.Module):
         self.prior: PriorExtractor = stage.model.prior
         self.decoder = PriorDecoder(config.prior, config.vae)
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
-        """Drawn frames, and for each codebook (latents, indices, codes)."""
+    def forward(
+        self, frames: Tensor, plain: bool = False
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+        """Drawn frames, and for each codebook (latents, indices, codes); `plain` draws from the latents themselves."""
         latents = self.prior.latents(frames)
         spatial, spatial_codes, spatial_through = quantise(self.prior.spatial_codebook, latents.spatial)
         temporal, temporal_codes, temporal_through = quantise(self.prior.temporal_codebook, latents.temporal)
-        drawn = self.decoder(spatial_through + temporal_through)
+        drawn = self.decoder(latents.spatial + latents.temporal if plain else spatial_through + temporal_through)
         return drawn, {
             "spatial": (latents.spatial.float(), spatial, spatial_codes),
             "temporal": (latents.temporal.float(), temporal, temporal_codes),
@@ -118,18 +123,19 @@ def train_codes(stage: Stage) -> None:
     learner = CodeLearner(stage)
     usages = {"spatial": Usage(learner.prior.spatial_codebook), "temporal": Usage(learner.prior.temporal_codebook)}
     shares: dict[str, float] = {}
-    schedule = Schedule([Phase(1.0, 9, 512, 2)], stage.learning_rate, stage.steps, stage.minutes, ema=0.99)
+    schedule = Schedule([Phase(1.0, 9, 256, 4)], stage.learning_rate, stage.steps, stage.minutes, ema=0.99)
     trainer = CheckpointOfWhole(learner, [learner], schedule, stage.run)
     trainer.whole = stage.model
     learner.prior.spatial_transformer.requires_grad_(False)
     learner.prior.temporal_transformer.requires_grad_(False)
 
     def loss(clean: Tensor, _degraded: Tensor) -> dict[str, Tensor]:
-        drawn, books = learner(clean)
+        plain = trainer.progress < PLAIN_SHARE
+        drawn, books = learner(clean, plain)
         terms = {"pixel": charbonnier(drawn, clean), "gradient": gradient_loss(drawn, clean)}
         for name, (latents, indices, codes) in books.items():
             usages[name].add(indices, latents)
-            terms[f"codes_{name}"] = code_feature_loss(latents, codes)
+            terms[f"codes_{name}"] = code_feature_loss(latents.detach() if plain else latents, codes)
         return terms
 
     def revive(step: int) -> None:
@@ -156,7 +162,7 @@ def train_prediction(stage: Stage) -> None:
     """Stage 1b (eq. 11): Transformers and encoder on degraded clips; codebooks fixed, their indices of the clean clip the truth."""
     prior: PriorExtractor = stage.model.prior
     teacher = copy.deepcopy(prior).requires_grad_(False).eval()
-    schedule = Schedule([Phase(1.0, 9, 512, 2)], stage.learning_rate, stage.steps, stage.minutes, ema=0.99)
+    schedule = Schedule([Phase(1.0, 9, 256, 4)], stage.learning_rate, stage.steps, stage.minutes, ema=0.99)
     trainer = CheckpointOfWhole(PriorHolder(prior), [prior], schedule, stage.run)
     trainer.whole = stage.model
     prior.spatial_codebook.requires_grad_(False)

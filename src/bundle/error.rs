@@ -13,10 +13,7 @@ pub enum BundleError {
          to DVFACE_MODEL_PATH",
         list(searched)
     )]
-    NotFound {
-        model: String,
-        searched: Vec<PathBuf>,
-    },
+    NotFound { model: String, searched: Vec<PathBuf> },
 
     /// The system does not give a file of the bundle.
     #[error("cannot read {}: {source}. Check that the bundle is complete and readable", file.display())]
@@ -101,10 +98,7 @@ fn list(places: &[PathBuf]) -> String {
     if places.is_empty() {
         return "no place, as the name is empty".into();
     }
-    let places: Vec<_> = places
-        .iter()
-        .map(|place| place.display().to_string())
-        .collect();
+    let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
     places.join(", ")
 }
 
@@ -122,13 +116,7 @@ pub(super) fn plain(text: &str) -> String {
     let mut plain: String = characters
         .by_ref()
         .take(QUOTE_LIMIT)
-        .map(|character| {
-            if character.is_control() {
-                '\u{FFFD}'
-            } else {
-                character
-            }
-        })
+        .map(|character| if character.is_control() { '\u{FFFD}' } else { character })
         .collect();
     if characters.next().is_some() {
         plain.push('…');

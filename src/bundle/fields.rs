@@ -18,12 +18,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The table at `at`, which may have the fields `known` and no others, so that a typing error does not go unseen.
-    pub fn new(
-        file: &'a Path,
-        at: String,
-        table: &'a Table,
-        known: &[&str],
-    ) -> Result<Self, BundleError> {
+    pub fn new(file: &'a Path, at: String, table: &'a Table, known: &[&str]) -> Result<Self, BundleError> {
         let fields = Self { file, at, table };
         match table.keys().find(|key| !known.contains(&key.as_str())) {
             Some(key) => {
@@ -57,8 +52,7 @@ impl<'a> Fields<'a> {
     }
 
     fn required(&self, key: &str, expected: impl Display) -> Result<&'a Value, BundleError> {
-        self.value(key)
-            .ok_or_else(|| self.error(key, expected, "nothing"))
+        self.value(key).ok_or_else(|| self.error(key, expected, "nothing"))
     }
 
     pub fn table(&self, key: &str, known: &[&str]) -> Result<Self, BundleError> {
@@ -71,24 +65,14 @@ impl<'a> Fields<'a> {
     pub fn optional_table(&self, key: &str, known: &[&str]) -> Result<Option<Self>, BundleError> {
         match self.value(key) {
             None => Ok(None),
-            Some(Value::Table(table)) => {
-                Self::new(self.file, self.path(key), table, known).map(Some)
-            }
+            Some(Value::Table(table)) => Self::new(self.file, self.path(key), table, known).map(Some),
             Some(other) => Err(self.error(key, "a table", describe(other))),
         }
     }
 
     /// The tables of an optional list, at most `limit`.
-    pub fn tables(
-        &self,
-        key: &str,
-        limit: usize,
-        known: &[&str],
-    ) -> Result<Vec<Self>, BundleError> {
-        let expected = format!(
-            "a list of at most {limit} tables with the fields {}",
-            known.join(", ")
-        );
+    pub fn tables(&self, key: &str, limit: usize, known: &[&str]) -> Result<Vec<Self>, BundleError> {
+        let expected = format!("a list of at most {limit} tables with the fields {}", known.join(", "));
         let list = match self.value(key) {
             None => return Ok(Vec::new()),
             Some(Value::Array(list)) if list.len() <= limit => list,
@@ -114,12 +98,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An integer, or a list of at most `limit`, each greater than the one before.
-    pub fn integers(
-        &self,
-        key: &str,
-        range: RangeInclusive<u32>,
-        limit: usize,
-    ) -> Result<Vec<u32>, BundleError> {
+    pub fn integers(&self, key: &str, range: RangeInclusive<u32>, limit: usize) -> Result<Vec<u32>, BundleError> {
         let one = format!("an integer from {} to {}", range.start(), range.end());
         let expected = format!("{one}, or a list of 1 to {limit} of them, smallest first");
         let list = match self.required(key, &expected)? {
@@ -132,9 +111,7 @@ impl<'a> Fields<'a> {
         let mut integers: Vec<u32> = Vec::new();
         for value in list {
             match integer_in(value, &range) {
-                Some(integer) if integers.last().is_none_or(|last| *last < integer) => {
-                    integers.push(integer)
-                }
+                Some(integer) if integers.last().is_none_or(|last| *last < integer) => integers.push(integer),
                 Some(integer) => {
                     let last = integers.last().copied().unwrap_or_default();
                     return Err(self.error(key, expected, format!("{integer} after {last}")));
@@ -182,12 +159,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text that `accept` takes.
-    pub fn word<T>(
-        &self,
-        key: &str,
-        expected: &str,
-        accept: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<T, BundleError> {
+    pub fn word<T>(&self, key: &str, expected: &str, accept: impl FnOnce(&str) -> Option<T>) -> Result<T, BundleError> {
         let value = self.required(key, expected)?;
         let accepted = value.as_str().and_then(accept);
         accepted.ok_or_else(|| self.error(key, expected, describe(value)))
@@ -200,8 +172,7 @@ fn integer_in(value: &Value, range: &RangeInclusive<u32>) -> Option<u32> {
 }
 
 fn is_text(text: &str, limit: usize) -> bool {
-    let allowed =
-        |character: char| !character.is_control() || matches!(character, '\n' | '\r' | '\t');
+    let allowed = |character: char| !character.is_control() || matches!(character, '\n' | '\r' | '\t');
     !text.is_empty() && text.len() <= limit && text.chars().all(allowed)
 }
 

@@ -88,6 +88,8 @@ pub struct Contract {
 }
 
 const FRAMES: &str = "frames";
+/// A graph's values have one name each, so a decoder that gives `frames` cannot also take them under that name.
+const DEGRADED_FRAMES: &str = "degraded_frames";
 const LATENT: &str = "latent";
 const RESTORED_LATENT: &str = "restored_latent";
 const PRIORS: [&str; 2] = ["spatial_prior", "temporal_prior"];
@@ -102,12 +104,7 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn error(
-        &self,
-        name: &str,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> BundleError {
+    fn error(&self, name: &str, expected: impl Into<String>, found: impl Into<String>) -> BundleError {
         BundleError::Graph {
             graph: self.graph,
             tensor: format!("{} {}", self.word(), plain(name)),
@@ -122,36 +119,21 @@ impl<'a> Side<'a> {
 
     /// Checks that all of `required` are there once, and nothing else but `optional`.
     fn names(&self, required: &[&str], optional: &[&str]) -> Result<(), BundleError> {
-        let count = |name: &str| {
-            self.tensors
-                .iter()
-                .filter(|tensor| tensor.name == name)
-                .count()
-        };
+        let count = |name: &str| self.tensors.iter().filter(|tensor| tensor.name == name).count();
         for name in required.iter().chain(optional) {
             let found = count(name);
             if found > 1 || (found == 0 && required.contains(name)) {
                 let expected = format!("one {} of this name", self.word());
-                let found = if found == 0 {
-                    "none".into()
-                } else {
-                    found.to_string()
-                };
+                let found = if found == 0 { "none".into() } else { found.to_string() };
                 return Err(self.error(name, expected, found));
             }
         }
-        let known = |tensor: &&TensorInfo| {
-            required.contains(&&*tensor.name) || optional.contains(&&*tensor.name)
-        };
+        let known = |tensor: &&TensorInfo| required.contains(&&*tensor.name) || optional.contains(&&*tensor.name);
         match self.tensors.iter().find(|tensor| !known(tensor)) {
             Some(tensor) => {
                 let allowed: Vec<&str> = required.iter().chain(optional).copied().collect();
                 let expected = format!("no {} but {}", self.word(), allowed.join(", "));
-                Err(self.error(
-                    &tensor.name,
-                    expected,
-                    show(&tensor.element.to_string(), &tensor.dims),
-                ))
+                Err(self.error(&tensor.name, expected, show(&tensor.element.to_string(), &tensor.dims)))
             }
             None => Ok(()),
         }
@@ -162,22 +144,11 @@ impl<'a> Side<'a> {
     }
 
     /// The tensor `name`, which has the dimensions `dims` and one of the types `elements`.
-    fn tensor(
-        &self,
-        name: &str,
-        dims: &[i64],
-        elements: &[ElementType],
-    ) -> Result<&'a TensorInfo, BundleError> {
+    fn tensor(&self, name: &str, dims: &[i64], elements: &[ElementType]) -> Result<&'a TensorInfo, BundleError> {
         let expected = || show(&alternatives(elements), dims);
-        let tensor = self
-            .get(name)
-            .ok_or_else(|| self.error(name, expected(), "none"))?;
+        let tensor = self.get(name).ok_or_else(|| self.error(name, expected(), "none"))?;
         if tensor.dims != dims || !elements.contains(&tensor.element) {
-            return Err(self.error(
-                name,
-                expected(),
-                show(&tensor.element.to_string(), &tensor.dims),
-            ));
+            return Err(self.error(name, expected(), show(&tensor.element.to_string(), &tensor.dims)));
         }
         Ok(tensor)
     }
@@ -189,13 +160,7 @@ fn show(element: &str, dims: &[i64]) -> String {
     let mut list: Vec<String> = dims
         .iter()
         .take(LIMIT)
-        .map(|dim| {
-            if *dim == -1 {
-                "?".into()
-            } else {
-                dim.to_string()
-            }
-        })
+        .map(|dim| if *dim == -1 { "?".into() } else { dim.to_string() })
         .collect();
     if dims.len() > LIMIT {
         list.push(format!("… {} dimensions", dims.len()));
@@ -204,15 +169,9 @@ fn show(element: &str, dims: &[i64]) -> String {
 }
 
 /// Checks all graphs of `manifest`: names, types, ranks and dimensions.
-pub(super) fn check(
-    manifest: &Manifest,
-    graphs: &BTreeMap<GraphKind, GraphInfo>,
-) -> Result<Contract, BundleError> {
+pub(super) fn check(manifest: &Manifest, graphs: &BTreeMap<GraphKind, GraphInfo>) -> Result<Contract, BundleError> {
     for kind in GraphKind::ALL {
-        let (listed, loaded) = (
-            manifest.graphs.contains_key(&kind),
-            graphs.contains_key(&kind),
-        );
+        let (listed, loaded) = (manifest.graphs.contains_key(&kind), graphs.contains_key(&kind));
         if listed != loaded {
             let words = |there: bool| if there { "a graph" } else { "no graph" };
             return Err(BundleError::Graph {
@@ -274,11 +233,8 @@ pub(super) fn check(
         Some(priors) => {
             dit.0.names(&[LATENT, PRIORS[0], PRIORS[1]], &[])?;
             for prior in priors {
-                dit.0.tensor(
-                    &prior.name,
-                    &prior.dims,
-                    std::slice::from_ref(&prior.element),
-                )?;
+                dit.0
+                    .tensor(&prior.name, &prior.dims, std::slice::from_ref(&prior.element))?;
             }
         }
         None => dit.0.names(&[LATENT], &[])?,
@@ -289,15 +245,13 @@ pub(super) fn check(
     let restored = dit.1.tensor(RESTORED_LATENT, &latent_dims, &FLOATS)?;
 
     let decoder = (inputs(GraphKind::Decoder), outputs(GraphKind::Decoder));
-    decoder.0.names(&[RESTORED_LATENT], &[FRAMES])?;
-    decoder.0.tensor(
-        RESTORED_LATENT,
-        &latent_dims,
-        std::slice::from_ref(&restored.element),
-    )?;
-    let decoder_takes_frames = decoder.0.get(FRAMES).is_some();
+    decoder.0.names(&[RESTORED_LATENT], &[DEGRADED_FRAMES])?;
+    decoder
+        .0
+        .tensor(RESTORED_LATENT, &latent_dims, std::slice::from_ref(&restored.element))?;
+    let decoder_takes_frames = decoder.0.get(DEGRADED_FRAMES).is_some();
     if decoder_takes_frames {
-        decoder.0.tensor(FRAMES, &frame_dims, &u8_only)?;
+        decoder.0.tensor(DEGRADED_FRAMES, &frame_dims, &u8_only)?;
     }
     decoder.1.names(&[FRAMES], &[])?;
     decoder.1.tensor(FRAMES, &frame_dims, &u8_only)?;
@@ -312,15 +266,9 @@ pub(super) fn check(
 }
 
 /// A prior has sizes of its own: `[1, t', h', w', d]`.
-fn check_prior(
-    outputs: &Side,
-    name: &str,
-    is_dynamic: bool,
-    longest: u32,
-) -> Result<TensorInfo, BundleError> {
+fn check_prior(outputs: &Side, name: &str, is_dynamic: bool, longest: u32) -> Result<TensorInfo, BundleError> {
     let time = if is_dynamic { "t' or ?" } else { "t'" };
-    let expected =
-        format!("f32 or f16 [1, {time}, h', w', d], all positive, at most {TENSOR_LIMIT} bytes");
+    let expected = format!("f32 or f16 [1, {time}, h', w', d], all positive, at most {TENSOR_LIMIT} bytes");
     let error = |found: String| outputs.error(name, expected.clone(), found);
     let tensor = outputs.get(name).ok_or_else(|| error("none".into()))?;
     // A dynamic time axis is never longer than the window.

@@ -84,13 +84,8 @@ impl Manifest {
             let expected = format!("at most {MANIFEST_LIMIT} bytes");
             return Err(broken("size".into(), &expected, "more"));
         }
-        let text = std::str::from_utf8(bytes).map_err(|error| {
-            broken(
-                format!("byte {}", error.valid_up_to()),
-                "UTF-8 text",
-                "other bytes",
-            )
-        })?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| broken(format!("byte {}", error.valid_up_to()), "UTF-8 text", "other bytes"))?;
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             let at = error.span().map_or(0, |span| span.start.min(bytes.len()));
             let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
@@ -154,11 +149,7 @@ impl Manifest {
 
     fn check_window(&self, window: &Fields) -> Result<(), BundleError> {
         let stride = self.temporal_stride;
-        if let Some(frames) = self
-            .frames
-            .iter()
-            .find(|frames| (*frames - 1) % stride != 0)
-        {
+        if let Some(frames) = self.frames.iter().find(|frames| (*frames - 1) % stride != 0) {
             let expected = format!("temporal_stride * n + 1 = {stride} * n + 1 frames");
             return Err(window.error("frames", expected, frames));
         }
@@ -177,11 +168,7 @@ impl Manifest {
         let stride = self.spatial_stride;
         for (key, side) in [("width", self.width), ("height", self.height)] {
             if side % stride != 0 {
-                return Err(frame.error(
-                    key,
-                    format!("a multiple of spatial_stride = {stride}"),
-                    side,
-                ));
+                return Err(frame.error(key, format!("a multiple of spatial_stride = {stride}"), side));
             }
         }
         // No overflow: the factors are at most 257, 8192, 8192, 4096 and 4.
@@ -191,9 +178,7 @@ impl Manifest {
             .iter()
             .product::<u64>();
         if bytes > TENSOR_LIMIT {
-            let expected = format!(
-                "at most {TENSOR_LIMIT} bytes for a window's frames, frames * width * height * 3"
-            );
+            let expected = format!("at most {TENSOR_LIMIT} bytes for a window's frames, frames * width * height * 3");
             return Err(frame.error("width", expected, format!("{bytes} bytes")));
         }
         let [channels, frames, height, width] = self.latent_dims(longest).map(u64::from);
@@ -234,11 +219,7 @@ fn read_graphs(root: &Fields) -> Result<BTreeMap<GraphKind, ListedGraph>, Bundle
         let model = read_file(&graph)?;
         // ONNX Runtime tells its own format, whose files are not checked here, by the ending of the name.
         if !model.path.ends_with(".onnx") {
-            return Err(graph.error(
-                "path",
-                "a name that ends in .onnx",
-                format!("\"{}\"", model.path),
-            ));
+            return Err(graph.error("path", "a name that ends in .onnx", format!("\"{}\"", model.path)));
         }
         let weights = graph.tables("weights", WEIGHTS_LIMIT, &["path", "sha256"])?;
         let weights = weights.iter().map(read_file).collect::<Result<_, _>>()?;
@@ -274,20 +255,16 @@ fn read_file(fields: &Fields) -> Result<ListedFile, BundleError> {
 
 fn accept_name(text: &str) -> Option<String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let accepted = (1..=NAME_LIMIT).contains(&text.len())
-        && !text.starts_with('.')
-        && text.bytes().all(allowed);
+    let accepted = (1..=NAME_LIMIT).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(allowed);
     accepted.then(|| text.into())
 }
 
 /// Takes relative paths of plain names only. The small alphabet leaves out what other systems take as a separator or a
 /// drive, and the `*/_ORT_MEM_ADDR_/*` that ONNX Runtime takes as an address in memory.
 fn accept_path(text: &str) -> Option<String> {
-    let allowed =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'+' | b'/');
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'+' | b'/');
     let names = |name: &str| !matches!(name, "" | "." | "..");
-    let accepted =
-        text.len() <= PATH_LIMIT && text.bytes().all(allowed) && text.split('/').all(names);
+    let accepted = text.len() <= PATH_LIMIT && text.bytes().all(allowed) && text.split('/').all(names);
     accepted.then(|| text.into())
 }
 

@@ -49,10 +49,7 @@ pub(super) fn for_each_location<E>(
     check: impl FnMut(&str) -> Result<(), E>,
 ) -> Result<(), ModelError<E>> {
     if length > MODEL_LIMIT {
-        return Err(invalid(
-            "an ONNX model of at most 2 GiB",
-            format!("{length} bytes"),
-        ));
+        return Err(invalid("an ONNX model of at most 2 GiB", format!("{length} bytes")));
     }
     let reader = BufReader::with_capacity(1 << 16, reader);
     let mut walk = Walk {
@@ -134,10 +131,7 @@ impl<R: Read + Seek, F> Walk<R, F> {
         self.messages += 1;
         if depth > DEPTH_LIMIT || self.messages > MESSAGES_LIMIT {
             let found = format!("{} messages, nested {depth} deep", self.messages);
-            return Err(invalid(
-                "at most 4194304 messages, nested at most 64 deep",
-                found,
-            ));
+            return Err(invalid("at most 4194304 messages, nested at most 64 deep", found));
         }
         if message == Message::Graph {
             self.graphs += 1;
@@ -171,10 +165,7 @@ impl<R: Read + Seek, F> Walk<R, F> {
                     // Compiled parts of another program, often in a file that the node names.
                     _ if text == "EPContext" => {
                         let found = format!("a node of type {}", quote(&text));
-                        return Err(invalid(
-                            "an ONNX model without nodes compiled for one provider",
-                            found,
-                        ));
+                        return Err(invalid("an ONNX model without nodes compiled for one provider", found));
                     }
                     _ => {}
                 }
@@ -224,10 +215,7 @@ impl<R: Read + Seek, F> Walk<R, F> {
     }
 
     fn broken<E>(&self, found: String) -> ModelError<E> {
-        invalid(
-            "a complete ONNX model",
-            format!("{found}, at byte {}", self.position),
-        )
+        invalid("a complete ONNX model", format!("{found}, at byte {}", self.position))
     }
 }
 
@@ -241,12 +229,7 @@ mod tests {
 
     /// A field of bytes.
     fn field(number: u64, content: &[u8]) -> Vec<u8> {
-        [
-            varint(number << 3 | 2),
-            varint(content.len() as u64),
-            content.to_vec(),
-        ]
-        .concat()
+        [varint(number << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
     }
 
     fn varint(mut value: u64) -> Vec<u8> {
@@ -264,13 +247,7 @@ mod tests {
         let location = [field(2, location.as_bytes()), field(1, b"location")].concat();
         let offset = [field(1, b"offset"), field(2, b"64")].concat();
         let number = [varint(2 << 3), varint(1)].concat();
-        let fixed = [
-            varint(100 << 3 | 5),
-            vec![1; 4],
-            varint(101 << 3 | 1),
-            vec![1; 8],
-        ]
-        .concat();
+        let fixed = [varint(100 << 3 | 5), vec![1; 4], varint(101 << 3 | 1), vec![1; 8]].concat();
         let external = [varint(14 << 3), varint(1)].concat();
         [
             number,
@@ -298,9 +275,7 @@ mod tests {
 
     /// One tensor in each place where ONNX has one.
     fn everywhere() -> Vec<u8> {
-        let sparse = |values: &str, indices: &str| {
-            [field(1, &tensor(values)), field(2, &tensor(indices))].concat()
-        };
+        let sparse = |values: &str, indices: &str| [field(1, &tensor(values)), field(2, &tensor(indices))].concat();
         let subgraph = |name: &str| field(5, &tensor(name));
         let attributes = [
             field(5, &field(5, &tensor("t"))),
@@ -350,11 +325,7 @@ mod tests {
             "default",
         ];
         assert_eq!(locations(&everywhere()).unwrap(), expected);
-        assert!(
-            locations(&model(&field(5, &field(9, &[1; 100]))))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(locations(&model(&field(5, &field(9, &[1; 100])))).unwrap().is_empty());
     }
 
     #[test]
@@ -376,10 +347,7 @@ mod tests {
     #[test]
     fn every_truncation_is_an_error_or_a_shorter_model() {
         // Cut anywhere inside its one graph, a model is broken.
-        let model = field(
-            7,
-            &[field(5, &tensor("weights")), vec![0x50, 0x01]].concat(),
-        );
+        let model = field(7, &[field(5, &tensor("weights")), vec![0x50, 0x01]].concat());
         for length in 0..model.len() {
             found(&model[..length]);
         }
@@ -418,9 +386,7 @@ mod tests {
     #[test]
     fn file_shorter_than_it_says_is_a_read_error() {
         let model = model(&field(5, &tensor("weights")));
-        let error = for_each_location(Cursor::new(&model[..20]), model.len() as u64, |_| {
-            Ok::<(), ()>(())
-        });
+        let error = for_each_location(Cursor::new(&model[..20]), model.len() as u64, |_| Ok::<(), ()>(()));
         assert!(matches!(error, Err(ModelError::Read(_))), "{error:?}");
     }
 

@@ -61,10 +61,7 @@ impl SearchEnvironment {
             .into_iter()
             .map(|folder| folder.join(model))
             .collect();
-        match searched
-            .iter()
-            .find(|folder| folder.join(MANIFEST_NAME).is_file())
-        {
+        match searched.iter().find(|folder| folder.join(MANIFEST_NAME).is_file()) {
             Some(folder) => Ok(folder.clone()),
             None => Err(not_found(searched)),
         }

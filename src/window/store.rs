@@ -41,19 +41,14 @@ impl FrameStore {
     pub fn new(shape: WindowShape, frame_bytes: usize) -> Result<Self, StoreError> {
         let frames = shape.frames().saturating_add(shape.stride());
         let Some(bytes) = frames.checked_mul(frame_bytes) else {
-            return Err(StoreError::TooLarge {
-                frames,
-                frame_bytes,
-            });
+            return Err(StoreError::TooLarge { frames, frame_bytes });
         };
         let mut memory = Vec::new();
-        memory
-            .try_reserve_exact(bytes)
-            .map_err(|_| StoreError::OutOfMemory {
-                frames,
-                frame_bytes,
-                bytes,
-            })?;
+        memory.try_reserve_exact(bytes).map_err(|_| StoreError::OutOfMemory {
+            frames,
+            frame_bytes,
+            bytes,
+        })?;
         memory.resize(bytes, 0);
         Ok(Self {
             shape,
@@ -104,8 +99,7 @@ impl FrameStore {
             // Only a run's only window is short, so it lies at 0.
             let last = self.byte_range(plan.real - 1, plan.real);
             for slot in plan.real..frames {
-                self.bytes
-                    .copy_within(last.clone(), slot * self.frame_bytes);
+                self.bytes.copy_within(last.clone(), slot * self.frame_bytes);
             }
             return &self.bytes[self.byte_range(0, frames)];
         }
@@ -154,21 +148,25 @@ impl FrameStore {
 
 /// Blends two restored frames: `out` = `old` * (1 - `weight`) + `new` * `weight`, rounded to nearest.
 ///
-/// Fixed point with 16 fractional bits, so the result is the same on every machine. A weight of 0 gives `old` and a
+/// Fixed point with 14 fractional bits, so the result is the same on every machine. A weight of 0 gives `old` and a
 /// weight of 1 gives `new` bit for bit. Weights outside 0..=1 are clamped.
 ///
 /// # Panics
 /// Panics if the three lengths differ.
 pub fn cross_fade(old: &[u8], new: &[u8], weight: f32, out: &mut [u8]) {
-    const ONE: u32 = 1 << 16;
+    // With 14 bits the weights are i16, whose products vectorise on every CPU. Those of u32 do not on plain x86-64.
+    const BITS: u32 = 14;
+    const ONE: i16 = 1 << BITS;
     assert!(
         old.len() == new.len() && old.len() == out.len(),
         "frames of different sizes"
     );
-    let weight_new = (weight.clamp(0.0, 1.0) * ONE as f32).round() as u32;
+    let weight_new = (weight.clamp(0.0, 1.0) * f32::from(ONE)).round() as i16;
     let weight_old = ONE - weight_new;
     for ((out, &old), &new) in out.iter_mut().zip(old).zip(new) {
-        *out = ((u32::from(old) * weight_old + u32::from(new) * weight_new + ONE / 2) >> 16) as u8;
+        let product = |value: u8, weight: i16| i32::from(i16::from(value)) * i32::from(weight);
+        let sum = product(old, weight_old) + product(new, weight_new);
+        *out = ((sum + i32::from(ONE / 2)) >> BITS) as u8;
     }
 }
 
@@ -243,15 +241,9 @@ mod tests {
     #[test]
     fn impossible_sizes_are_errors() {
         let error = FrameStore::new(shape(17, 4), usize::MAX / 2).unwrap_err();
-        assert!(
-            matches!(error, StoreError::TooLarge { frames: 30, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, StoreError::TooLarge { frames: 30, .. }), "{error}");
         let error = FrameStore::new(shape(17, 4), isize::MAX as usize / 30).map(drop);
-        assert!(
-            matches!(error, Err(StoreError::OutOfMemory { .. })),
-            "{error:?}"
-        );
+        assert!(matches!(error, Err(StoreError::OutOfMemory { .. })), "{error:?}");
         let error = FrameStore::new(shape(usize::MAX, 0), 2).unwrap_err();
         assert!(matches!(error, StoreError::TooLarge { .. }), "{error}");
     }
@@ -269,11 +261,10 @@ mod tests {
             let weight = numerator as f32 / denominator as f32;
             cross_fade(&old, &new, weight, &mut out);
             for value in 0..256 {
-                let exact = f64::from(old[value])
-                    + (f64::from(new[value]) - f64::from(old[value])) * f64::from(weight);
+                let exact = f64::from(old[value]) + (f64::from(new[value]) - f64::from(old[value])) * f64::from(weight);
                 let error = (f64::from(out[value]) - exact).abs();
                 assert!(
-                    error <= 0.5 + 255.0 / 65536.0,
+                    error <= 0.5 + 255.0 / 32768.0,
                     "{value} at {weight}: {} for {exact}",
                     out[value]
                 );

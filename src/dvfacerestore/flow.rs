@@ -1,0 +1,222 @@
+//! The way of frames and events through the element: in, held, out; all of it in the streaming thread.
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::base_transform::{InputBuffer, PrepareOutputBufferSuccess};
+use gst_base::subclass::prelude::*;
+use gst_video::VideoFrameRef;
+
+use super::imp::{CAT, DvFaceRestore, Engine};
+use super::model;
+use super::stream::Item;
+use crate::restorer::RestoreError;
+
+impl DvFaceRestore {
+    /// Takes a frame from upstream, and sends on all that it completes.
+    pub(super) fn take_frame(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
+        self.sync_controlled(&buffer);
+        self.statistics.lock().frames_in += 1;
+        self.follow_disabled()?;
+        self.observe_time(&buffer);
+        if self.latency.lock().disabled {
+            self.statistics.lock().counts.bypassed += 1;
+            return self.send(Item::Buffer(buffer));
+        }
+        // Not the base class's `is_discont`, which stays set until it has pushed a buffer itself.
+        if buffer.flags().contains(gst::BufferFlags::DISCONT) {
+            self.drain()?;
+        }
+        let strength = self.settings.lock().strength;
+        let output = self.output_for(&buffer)?;
+        self.with_engine(|engine| {
+            let picture = engine
+                .stream
+                .picture()
+                .ok_or(Failure::Flow(gst::FlowError::NotNegotiated))?;
+            let info = picture.info().clone();
+            let input = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).map_err(|_| self.unmappable())?;
+            let mut output = output;
+            VideoFrameRef::from_buffer_ref_writable(output.make_mut(), &info)
+                .and_then(|mut frame| input.copy(&mut frame))
+                .map_err(|_| self.unmappable())?;
+            engine
+                .stream
+                .push_frame(&input, output, strength, &mut engine.restorer)?;
+            Ok(())
+        })
+    }
+
+    /// Takes a serialized event that keeps its place among the frames.
+    pub(super) fn take_event(&self, event: gst::Event) -> bool {
+        let mut event = Some(event);
+        let result = self.with_engine(|engine| {
+            if engine.stream.holds_frames() {
+                engine.stream.push_event(event.take().expect("it is taken once"));
+            }
+            Ok(())
+        });
+        match event {
+            Some(event) => self.parent_sink_event(event),
+            None => result.is_ok(),
+        }
+    }
+
+    /// Ends the run, and sends on every frame that is held.
+    pub(super) fn drain(&self) -> Result<(), gst::FlowError> {
+        self.with_engine(|engine| {
+            if engine.stream.holds_frames() {
+                gst::debug!(CAT, imp = self, "draining");
+                engine.stream.drain(&mut engine.restorer)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether frames pass through: no strength, and nothing that would change it from frame to frame.
+    pub(super) fn is_disabled(&self) -> bool {
+        self.settings.lock().strength <= 0.0 && !self.obj().has_active_control_bindings()
+    }
+
+    /// Gives `work` the engine, then sends on what is ready. Where restoring fails, every frame that is held goes on as it
+    /// came before the error does.
+    fn with_engine(&self, work: impl FnOnce(&mut Engine) -> Result<(), Failure>) -> Result<(), gst::FlowError> {
+        let Some(mut engine) = self.engine.lock().take() else {
+            return Err(gst::FlowError::Flushing);
+        };
+        let done = work(&mut engine);
+        if let Err(Failure::Restore(error)) = &done {
+            match error {
+                RestoreError::Interrupted => engine.stream.clear(),
+                _ => engine.stream.give_up(),
+            }
+        }
+        let sent = self.send_ready(&mut engine);
+        let counts = engine.stream.take_counts();
+        {
+            let mut statistics = self.statistics.lock();
+            statistics.add(counts);
+            if counts.windows > 0 {
+                statistics.measure(&engine.restorer);
+            }
+        }
+        *self.engine.lock() = Some(engine);
+        match done {
+            Ok(()) => sent,
+            Err(Failure::Flow(error)) => Err(error),
+            Err(Failure::Restore(RestoreError::Interrupted)) => Err(gst::FlowError::Flushing),
+            Err(Failure::Restore(error)) => {
+                self.post_error_message(model::restore_message(&error));
+                Err(gst::FlowError::Error)
+            }
+        }
+    }
+
+    fn send_ready(&self, engine: &mut Engine) -> Result<(), gst::FlowError> {
+        while let Some(item) = engine.stream.pop_ready() {
+            if let Err(error) = self.send(item) {
+                // Downstream takes nothing more; what waits for a window stays, as with any element.
+                while engine.stream.pop_ready().is_some() {}
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, item: Item) -> Result<(), gst::FlowError> {
+        match item {
+            Item::Buffer(buffer) => {
+                gst::log!(CAT, imp = self, "pushing {buffer:?}");
+                self.statistics.lock().frames_out += 1;
+                self.obj().src_pad().push(buffer).map(|_| ())
+            }
+            Item::Event(event) => {
+                gst::log!(CAT, imp = self, "sending {event:?}");
+                // A refused event stops no data flow.
+                let _ = self.parent_sink_event(event);
+                Ok(())
+            }
+        }
+    }
+
+    /// Brings controlled properties to the frame's time.
+    fn sync_controlled(&self, buffer: &gst::BufferRef) {
+        let obj = self.obj();
+        let time = obj
+            .segment()
+            .downcast::<gst::ClockTime>()
+            .ok()
+            .and_then(|segment| segment.to_stream_time(buffer.pts()));
+        if let Some(time) = time {
+            // Fails where a binding has no value for the time: the property stays as it is then.
+            let _ = obj.sync_values(time);
+        }
+    }
+
+    /// Starts or ends passing frames through, after sending on those that are held.
+    fn follow_disabled(&self) -> Result<(), gst::FlowError> {
+        let disabled = self.is_disabled();
+        if self.latency.lock().disabled == disabled {
+            return Ok(());
+        }
+        gst::debug!(
+            CAT,
+            imp = self,
+            "{}",
+            if disabled { "passing through" } else { "restoring" }
+        );
+        let drained = self.drain();
+        self.change_latency(|latency| latency.disabled = disabled);
+        self.obj().set_passthrough(disabled);
+        drained
+    }
+
+    fn observe_time(&self, buffer: &gst::BufferRef) {
+        self.change_latency(|latency| latency.observe(buffer.pts(), buffer.duration()));
+    }
+
+    /// Changes what the latency is made of, and says so on the bus if it is another one then.
+    pub(super) fn change_latency(&self, change: impl FnOnce(&mut super::latency::Latency)) {
+        let (before, after) = {
+            let mut latency = self.latency.lock();
+            let before = latency.total();
+            change(&mut latency);
+            (before, latency.total())
+        };
+        if before != after {
+            gst::debug!(CAT, imp = self, "latency {after}");
+            let _ = self
+                .obj()
+                .post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
+    }
+
+    /// A buffer of the negotiated pool with the input's metadata.
+    fn output_for(&self, buffer: &gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
+        match self.parent_prepare_output_buffer(InputBuffer::Readable(buffer))? {
+            PrepareOutputBufferSuccess::Buffer(output) => Ok(output),
+            // The base class hands out the input while it passes through.
+            PrepareOutputBufferSuccess::InputBuffer => buffer.copy_deep().map_err(|_| gst::FlowError::Error),
+        }
+    }
+
+    fn unmappable(&self) -> Failure {
+        self.post_error_message(gst::error_msg!(
+            gst::ResourceError::Failed,
+            ("cannot map a frame: its memory is not the caps'")
+        ));
+        Failure::Flow(gst::FlowError::Error)
+    }
+}
+
+/// What can go wrong on the way.
+enum Failure {
+    Restore(RestoreError),
+    Flow(gst::FlowError),
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        Self::Restore(error)
+    }
+}

@@ -1,0 +1,423 @@
+//! `dvfacerestore`: restores degraded face video while it streams.
+//!
+//! Frames are gathered in windows of some frames (17 with the bundle that comes with the plugin) and restored together by
+//! DVFace, one-step diffusion guided by a spatial and a temporal codebook, in ONNX Runtime. Every frame comes out once, in
+//! order, with its time, flags and metas.
+//!
+//! ```text
+//! gst-launch-1.0 filesrc location=face.mp4 ! decodebin ! videoconvert ! dvfacerestore ! videoconvert ! queue ! autovideosink
+//! gst-launch-1.0 v4l2src ! videoconvert ! dvfacerestore strength=0.8 ! queue ! videoconvert ! autovideosink
+//! ```
+//!
+//! # Threads
+//!
+//! The graphs run in the streaming thread of the sink pad. A window leaves in a burst: put a `queue` behind the element
+//! where a sink plays by the clock.
+
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::base_transform::{BaseTransformMode, GenerateOutputSuccess};
+use gst_base::subclass::prelude::*;
+use gst_video::VideoInfo;
+use gst_video::subclass::prelude::*;
+use parking_lot::Mutex;
+
+use super::latency::Latency;
+use super::model::{self, Model};
+use super::picture::{self, Picture};
+use super::settings::{self, Settings};
+use super::statistics::Statistics;
+use super::stream::Stream;
+use crate::restorer::{Interrupt, Reason, Restorer};
+
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "dvfacerestore",
+        gst::DebugColorFlags::empty(),
+        Some("Face video restoration"),
+    )
+});
+
+/// What the streaming thread works with. It is taken out of its mutex for that time, so that no lock is held while graphs
+/// run and buffers are pushed.
+pub(super) struct Engine {
+    pub(super) restorer: Restorer,
+    pub(super) stream: Stream,
+    /// Width and height of the bundle's frames, in pixels.
+    size: (u32, u32),
+}
+
+#[derive(Default)]
+pub struct DvFaceRestore {
+    pub(super) settings: Mutex<Settings>,
+    pub(super) engine: Mutex<Option<Box<Engine>>>,
+    pub(super) latency: Mutex<Latency>,
+    pub(super) statistics: Mutex<Statistics>,
+    /// Apart from the rest, so that a flush or a state change can end a run.
+    interrupt: Mutex<Option<Arc<Interrupt>>>,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for DvFaceRestore {
+    const NAME: &'static str = "GstDvFaceRestore";
+    type Type = super::DvFaceRestore;
+    type ParentType = gst_video::VideoFilter;
+}
+
+impl ObjectImpl for DvFaceRestore {
+    fn properties() -> &'static [glib::ParamSpec] {
+        settings::properties()
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let fixed = pspec.flags().contains(gst::PARAM_FLAG_MUTABLE_READY);
+        if fixed && self.obj().current_state() > gst::State::Ready {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "{} cannot change outside NULL and READY: ignored",
+                pspec.name()
+            );
+            return;
+        }
+        gst::debug!(CAT, imp = self, "{} = {value:?}", pspec.name());
+        self.settings.lock().set(pspec.name(), value);
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "active-provider" => self.statistics.lock().provider.to_value(),
+            "stats" => self.current_statistics().structure().to_value(),
+            name => self.settings.lock().get(name),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        // The base class would drop late frames before the window sees them.
+        self.obj().set_property("qos", false);
+    }
+}
+
+impl GstObjectImpl for DvFaceRestore {}
+
+impl ElementImpl for DvFaceRestore {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "DVFace video face restoration",
+                "Filter/Effect/Video",
+                "Restores degraded face video with one-step diffusion (DVFace) in ONNX Runtime",
+                "The dvfacerestore developers",
+            )
+        });
+        Some(&*METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let caps = gst_video::VideoCapsBuilder::new()
+                .format_list(picture::formats())
+                .field("interlace-mode", "progressive")
+                .build();
+            [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
+                .map(|(name, direction)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps)
+                        .expect("a name and caps make a template")
+                })
+                .into()
+        });
+        TEMPLATES.as_ref()
+    }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        // The base class waits for the streaming thread, which may be in the middle of a run.
+        if transition == gst::StateChange::PausedToReady {
+            self.raise(Reason::Stop);
+        }
+        self.parent_change_state(transition)
+    }
+}
+
+impl BaseTransformImpl for DvFaceRestore {
+    const MODE: BaseTransformMode = BaseTransformMode::NeverInPlace;
+    // Caps in and out are always equal, and frames pass through only when the element is disabled.
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = self.settings.lock().clone();
+        self.progress(
+            gst::ProgressType::Start,
+            "load",
+            &format!("Loading the model {}", settings.model),
+        );
+        let Model {
+            bundle,
+            shape,
+            mut restorer,
+            interrupt,
+            passed_over,
+        } = self.or_progress_error("load", model::load(&settings, self.plugin_dir()))?;
+        let provider = restorer.sessions().provider();
+        self.progress(
+            gst::ProgressType::Complete,
+            "load",
+            &format!(
+                "Loaded {} {} on {}",
+                bundle.name(),
+                bundle.version(),
+                restorer.sessions().options().device()
+            ),
+        );
+        if settings.provider == settings::ProviderChoice::Auto {
+            match passed_over {
+                Some(reason) => {
+                    gst::element_imp_info!(
+                        self,
+                        gst::LibraryError::Init,
+                        ("provider=auto: running on the CPU"),
+                        ["CUDA is not available: {reason}"]
+                    );
+                }
+                None => gst::element_imp_info!(
+                    self,
+                    gst::LibraryError::Init,
+                    ("provider=auto: running on {}", restorer.sessions().options().device())
+                ),
+            }
+        }
+
+        self.progress(gst::ProgressType::Start, "warm-up", "First run of the graphs");
+        let measured = self.or_progress_error(
+            "warm-up",
+            restorer.warm_up().map_err(|error| model::restore_message(&error)),
+        )?;
+        let measured = gst::ClockTime::try_from(measured).unwrap_or(gst::ClockTime::MAX);
+        self.progress(
+            gst::ProgressType::Complete,
+            "warm-up",
+            &format!(
+                "A window of {} frames takes {:.1} ms",
+                shape.frames(),
+                measured.nseconds() as f64 / 1e6
+            ),
+        );
+
+        let frame_bytes = restorer.window_bytes() / shape.frames();
+        let stream = Stream::new(shape, frame_bytes)
+            .map_err(|error| gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("window of frames: {error}")))?;
+        let size = (bundle.width(), bundle.height());
+        let processing = Some(settings.processing_deadline)
+            .filter(|time| !time.is_zero())
+            .unwrap_or(measured);
+        *self.latency.lock() = Latency::new(shape.frames() as u64, processing, self.is_disabled());
+        *self.statistics.lock() = Statistics::new(provider.name());
+        *self.interrupt.lock() = Some(interrupt);
+        *self.engine.lock() = Some(Box::new(Engine { restorer, stream, size }));
+        let disabled = self.latency.lock().disabled;
+        self.obj().set_passthrough(disabled);
+        self.obj().notify("active-provider");
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        gst::info!(CAT, imp = self, "statistics: {}", self.current_statistics().structure());
+        let engine = self.engine.lock().take();
+        drop(engine);
+        *self.interrupt.lock() = None;
+        *self.latency.lock() = Latency::default();
+        self.statistics.lock().provider = None;
+        self.obj().notify("active-provider");
+        Ok(())
+    }
+
+    fn decide_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        self.keep_roomy_pools(query)?;
+        self.parent_decide_allocation(query)
+    }
+
+    fn transform_meta<'a>(
+        &self,
+        _output: &mut gst::BufferRef,
+        _meta: gst::MetaRef<'a, gst::Meta>,
+        _input: &'a gst::BufferRef,
+    ) -> bool {
+        // Size, format and orientation stay, so every meta holds. The base class leaves out those of the memory.
+        true
+    }
+
+    fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
+        // Buffers are pushed in `send_ready`, in one order with the events that wait between them. The base class would
+        // also move the DISCONT flag of an input to the next output, which may be an older frame.
+        match self.take_queued_buffer() {
+            Some(buffer) => self.take_frame(buffer).map(|()| GenerateOutputSuccess::NoOutput),
+            None => Ok(GenerateOutputSuccess::NoOutput),
+        }
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        use gst::EventView;
+
+        gst::log!(CAT, imp = self, "{event:?}");
+        match event.view() {
+            EventView::FlushStart(_) => {
+                self.raise(Reason::Flush);
+                self.parent_sink_event(event)
+            }
+            EventView::FlushStop(_) => {
+                if let Some(engine) = self.engine.lock().as_mut() {
+                    engine.stream.clear();
+                }
+                self.latency.lock().cut();
+                if let Some(interrupt) = &*self.interrupt.lock() {
+                    interrupt.clear(Reason::Flush);
+                }
+                self.parent_sink_event(event)
+            }
+            // The same caps again change nothing, and cut no window.
+            EventView::Caps(caps) if self.obj().src_pad().current_caps().as_deref() == Some(caps.caps()) => {
+                self.parent_sink_event(event)
+            }
+            // Nothing may come after a gap that is older than it, and no window spans a change of the stream.
+            EventView::Eos(_)
+            | EventView::Caps(_)
+            | EventView::Segment(_)
+            | EventView::SegmentDone(_)
+            | EventView::StreamStart(_)
+            | EventView::Gap(_) => {
+                // An error has been posted; the event goes on, as it does in any element.
+                let _ = self.drain();
+                self.latency.lock().cut();
+                self.parent_sink_event(event)
+            }
+            _ if event.is_serialized() => self.take_event(event),
+            _ => self.parent_sink_event(event),
+        }
+    }
+
+    fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        match (direction, query.view_mut()) {
+            (gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) => {
+                let mut upstream = gst::query::Latency::new();
+                if !self.obj().sink_pad().peer_query(&mut upstream) {
+                    return false;
+                }
+                let (live, min, max) = upstream.result();
+                let own = self.latency.lock().total();
+                query.set(live, min + own, max.opt_saturating_add(own));
+                true
+            }
+            (gst::PadDirection::Sink, gst::QueryViewMut::Drain(_)) => {
+                let _ = self.drain();
+                BaseTransformImplExt::parent_query(self, direction, query)
+            }
+            _ => BaseTransformImplExt::parent_query(self, direction, query),
+        }
+    }
+}
+
+impl VideoFilterImpl for DvFaceRestore {
+    fn set_info(
+        &self,
+        _incaps: &gst::Caps,
+        in_info: &VideoInfo,
+        _outcaps: &gst::Caps,
+        _out_info: &VideoInfo,
+    ) -> Result<(), gst::LoggableError> {
+        gst::debug!(CAT, imp = self, "{in_info:?}");
+        if in_info.is_interlaced() {
+            return Err(gst::loggable_error!(
+                CAT,
+                "interlaced video is not supported: put a deinterlacer in front"
+            ));
+        }
+        let mut engine = self.engine.lock();
+        let engine = engine
+            .as_mut()
+            .ok_or_else(|| gst::loggable_error!(CAT, "not started"))?;
+        // A reconfiguration from downstream comes with the same caps, and leaves the window as it is.
+        if engine.stream.picture().is_some_and(|picture| picture.info() == in_info) {
+            return Ok(());
+        }
+        let picture = Picture::new(in_info, engine.size.0, engine.size.1)?;
+        engine.stream.set_picture(picture);
+        self.latency.lock().set_rate(in_info.fps());
+        Ok(())
+    }
+}
+
+impl DvFaceRestore {
+    fn raise(&self, reason: Reason) {
+        if let Some(interrupt) = &*self.interrupt.lock() {
+            interrupt.raise(reason);
+        }
+    }
+
+    fn current_statistics(&self) -> Statistics {
+        let mut statistics = self.statistics.lock().clone();
+        statistics.latency = self.latency.lock().total();
+        statistics
+    }
+
+    fn progress(&self, kind: gst::ProgressType, code: &str, text: &str) {
+        gst::debug!(CAT, imp = self, "{text}");
+        let message = gst::message::Progress::builder(kind, code, text)
+            .src(&*self.obj())
+            .build();
+        // Without a bus nobody listens.
+        let _ = self.obj().post_message(message);
+    }
+
+    /// Ends a progress that failed.
+    fn or_progress_error<T>(&self, code: &str, result: Result<T, gst::ErrorMessage>) -> Result<T, gst::ErrorMessage> {
+        if result.is_err() {
+            self.progress(gst::ProgressType::Error, code, "Failed");
+        }
+        result
+    }
+
+    /// Folder of the plugin's file; `None` where it is linked into the application.
+    fn plugin_dir(&self) -> Option<PathBuf> {
+        let plugin = self.obj().factory()?.plugin()?;
+        Some(plugin.filename()?.parent()?.into())
+    }
+
+    /// Frames are held for up to a window: a pool with fewer buffers would wait for itself for ever, and gives way to an
+    /// unlimited one.
+    fn keep_roomy_pools(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        let (caps, _) = query.get_owned();
+        let Some(caps) = caps else {
+            return Ok(());
+        };
+        let info = VideoInfo::from_caps(&caps)?;
+        let held = self.engine.lock().as_ref().map_or(0, |engine| {
+            let shape = engine.stream.shape();
+            shape.frames() + shape.stride()
+        });
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
+        let first = query.allocation_pools().next();
+        match first {
+            Some((_, _, min, max)) if max == 0 || max.saturating_sub(min) >= held => {}
+            Some((_, size, ..)) => {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "downstream's pool has too few buffers: using one of our own"
+                );
+                let pool = gst_video::VideoBufferPool::new();
+                query.set_nth_allocation_pool(0, Some(&pool), size.max(info.size() as u32), 0, 0);
+            }
+            None => {
+                let pool = gst_video::VideoBufferPool::new();
+                query.add_allocation_pool(Some(&pool), info.size() as u32, 0, 0);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! The element `dvfacerestore`.
+
+mod flow;
+mod imp;
+mod latency;
+mod model;
+mod picture;
+mod settings;
+mod statistics;
+mod stream;
+
+use gst::glib;
+use gst::prelude::*;
+
+pub use settings::{ProviderChoice, Region};
+
+glib::wrapper! {
+    /// Restores degraded face video in windows of some frames.
+    pub struct DvFaceRestore(ObjectSubclass<imp::DvFaceRestore>)
+        @extends gst_video::VideoFilter, gst_base::BaseTransform, gst::Element, gst::Object;
+}
+
+/// Registers the element and its enumerations.
+///
+/// # Errors
+/// Fails where the name is taken.
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    ProviderChoice::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    Region::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    gst::Element::register(
+        Some(plugin),
+        "dvfacerestore",
+        gst::Rank::NONE,
+        DvFaceRestore::static_type(),
+    )
+}

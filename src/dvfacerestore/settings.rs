@@ -1,0 +1,220 @@
+//! The element's properties.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use gst::glib;
+use gst::prelude::*;
+
+/// What runs the graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstDvFaceRestoreProvider")]
+#[repr(u32)]
+pub enum ProviderChoice {
+    #[default]
+    #[enum_value(name = "CUDA where it works, else the CPU; a message says which", nick = "auto")]
+    Auto,
+    #[enum_value(name = "CPU", nick = "cpu")]
+    Cpu,
+    #[enum_value(name = "NVIDIA CUDA, or an error", nick = "cuda")]
+    Cuda,
+    #[enum_value(
+        name = "NVIDIA TensorRT, or an error; the first start builds engines for minutes",
+        nick = "tensorrt"
+    )]
+    TensorRt,
+}
+
+/// Which part of a frame is restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstDvFaceRestoreRegion")]
+#[repr(u32)]
+pub enum Region {
+    #[default]
+    #[enum_value(name = "The whole frame, letterboxed to the bundle's size", nick = "frame")]
+    Frame,
+}
+
+/// Values of the properties.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub model: String,
+    pub provider: ProviderChoice,
+    pub device_id: u32,
+    pub num_threads: u32,
+    pub runtime_library: Option<PathBuf>,
+    pub engine_cache: Option<PathBuf>,
+    pub window_frames: u32,
+    pub overlap_frames: u32,
+    pub strength: f64,
+    pub region: Region,
+    pub processing_deadline: gst::ClockTime,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: "dvface-nano".into(),
+            provider: ProviderChoice::default(),
+            device_id: 0,
+            num_threads: 0,
+            runtime_library: None,
+            engine_cache: None,
+            window_frames: 0,
+            overlap_frames: 0,
+            strength: 1.0,
+            region: Region::default(),
+            processing_deadline: gst::ClockTime::ZERO,
+        }
+    }
+}
+
+impl Settings {
+    /// Folder of TensorRT's caches.
+    pub fn engine_cache_dir(&self) -> PathBuf {
+        match &self.engine_cache {
+            Some(dir) => dir.clone(),
+            None => glib::user_cache_dir().join("dvface").join("engines"),
+        }
+    }
+
+    /// Value of a readable and writable property.
+    pub fn get(&self, name: &str) -> glib::Value {
+        match name {
+            "model" => self.model.to_value(),
+            "provider" => self.provider.to_value(),
+            "device-id" => self.device_id.to_value(),
+            "num-threads" => self.num_threads.to_value(),
+            "runtime-library" => path_value(self.runtime_library.as_ref()),
+            "engine-cache" => path_value(self.engine_cache.as_ref()),
+            "window-frames" => self.window_frames.to_value(),
+            "overlap-frames" => self.overlap_frames.to_value(),
+            "strength" => self.strength.to_value(),
+            "region" => self.region.to_value(),
+            "processing-deadline" => self.processing_deadline.nseconds().to_value(),
+            _ => unreachable!("{name} is no property of the element"),
+        }
+    }
+
+    /// Takes a value of the property's type.
+    pub fn set(&mut self, name: &str, value: &glib::Value) {
+        const TYPE: &str = "GObject checks a property's type";
+        match name {
+            "model" => self.model = value.get::<Option<String>>().expect(TYPE).unwrap_or_default(),
+            "provider" => self.provider = value.get().expect(TYPE),
+            "device-id" => self.device_id = value.get().expect(TYPE),
+            "num-threads" => self.num_threads = value.get().expect(TYPE),
+            "runtime-library" => self.runtime_library = path(value),
+            "engine-cache" => self.engine_cache = path(value),
+            "window-frames" => self.window_frames = value.get().expect(TYPE),
+            "overlap-frames" => self.overlap_frames = value.get().expect(TYPE),
+            "strength" => self.strength = value.get().expect(TYPE),
+            "region" => self.region = value.get().expect(TYPE),
+            "processing-deadline" => {
+                self.processing_deadline = gst::ClockTime::from_nseconds(value.get().expect(TYPE));
+            }
+            _ => unreachable!("{name} is no property of the element"),
+        }
+    }
+}
+
+fn path_value(path: Option<&PathBuf>) -> glib::Value {
+    path.map(|path| path.to_string_lossy().into_owned()).to_value()
+}
+
+/// An empty string unsets.
+fn path(value: &glib::Value) -> Option<PathBuf> {
+    value
+        .get::<Option<String>>()
+        .expect("GObject checks a property's type")
+        .filter(|text| !text.is_empty())
+        .map(PathBuf::from)
+}
+
+/// The property specifications.
+pub fn properties() -> &'static [glib::ParamSpec] {
+    static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+        let default = Settings::default();
+        vec![
+            glib::ParamSpecString::builder("model")
+                .nick("Model")
+                .blurb("Bundle of the model, by its name or the path of its folder")
+                .default_value(default.model.as_str())
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecEnum::builder_with_default("provider", default.provider)
+                .nick("Provider")
+                .blurb("Execution provider; one that is named works or is an error")
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecString::builder("active-provider")
+                .nick("Active provider")
+                .blurb("What really runs the graphs (NULL before the model is loaded)")
+                .read_only()
+                .build(),
+            glib::ParamSpecUInt::builder("device-id")
+                .nick("Device ID")
+                .blurb("Number of the GPU")
+                .default_value(default.device_id)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt::builder("num-threads")
+                .nick("Number of threads")
+                .blurb("CPU threads within an operator (0 = all cores)")
+                .maximum(1024)
+                .default_value(default.num_threads)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecString::builder("runtime-library")
+                .nick("Runtime library")
+                .blurb(
+                    "Absolute path of libonnxruntime (NULL = ORT_DYLIB_PATH, else beside the plugin, else the system's)",
+                )
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecString::builder("engine-cache")
+                .nick("Engine cache")
+                .blurb("Folder of TensorRT's engine and timing caches (NULL = dvface/engines in the user's cache folder)")
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt::builder("window-frames")
+                .nick("Window frames")
+                .blurb("Frames that are restored together, one of the lengths that the bundle allows (0 = the bundle's)")
+                .default_value(default.window_frames)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt::builder("overlap-frames")
+                .nick("Overlap frames")
+                .blurb("Frames that two windows share and that are cross-faded, at most half a window (0 = the bundle's)")
+                .default_value(default.overlap_frames)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecDouble::builder("strength")
+                .nick("Strength")
+                .blurb("Share of the restored picture in the output; 0 passes the input through")
+                .minimum(0.0)
+                .maximum(1.0)
+                .default_value(default.strength)
+                .controllable()
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecEnum::builder_with_default("region", default.region)
+                .nick("Region")
+                .blurb("Which part of a frame is restored")
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt64::builder("processing-deadline")
+                .nick("Processing deadline")
+                .blurb("Time for restoring a window that the latency answer allows, in nanoseconds (0 = measured at start)")
+                .default_value(default.processing_deadline.nseconds())
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                .nick("Statistics")
+                .blurb("Frames in, out, restored and bypassed; windows; milliseconds of each graph; latency; provider")
+                .read_only()
+                .build(),
+        ]
+    });
+    PROPERTIES.as_ref()
+}

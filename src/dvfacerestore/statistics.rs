@@ -1,0 +1,61 @@
+//! What the element has done, for its `stats` property and its log.
+
+use crate::bundle::GraphKind;
+use crate::restorer::Restorer;
+
+use super::stream::Counts;
+
+/// Counters since the element started, and durations of the last runs.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    pub frames_in: u64,
+    pub frames_out: u64,
+    pub counts: Counts,
+    /// Mean and 95th percentile of each graph, in milliseconds.
+    graphs: [(f64, f64); GraphKind::ALL.len()],
+    pub latency: gst::ClockTime,
+    pub provider: Option<&'static str>,
+}
+
+impl Statistics {
+    /// All zero, on a provider.
+    pub fn new(provider: &'static str) -> Self {
+        Self {
+            provider: Some(provider),
+            ..Default::default()
+        }
+    }
+
+    /// Adds what a stream has done.
+    pub fn add(&mut self, counts: Counts) {
+        self.counts.windows += counts.windows;
+        self.counts.restored += counts.restored;
+        self.counts.bypassed += counts.bypassed;
+    }
+
+    /// Takes the durations of a restorer's runs.
+    pub fn measure(&mut self, restorer: &Restorer) {
+        for (kind, graph) in GraphKind::ALL.into_iter().zip(&mut self.graphs) {
+            let timing = restorer.timing(kind);
+            *graph = (timing.mean_ms(), timing.p95_ms());
+        }
+    }
+
+    /// As the property gives it.
+    pub fn structure(&self) -> gst::Structure {
+        let mut structure = gst::Structure::builder("dvfacerestore-stats")
+            .field("frames-in", self.frames_in)
+            .field("frames-out", self.frames_out)
+            .field("frames-restored", self.counts.restored)
+            .field("frames-bypassed", self.counts.bypassed)
+            .field("windows", self.counts.windows)
+            .field("latency", self.latency)
+            .field("provider", self.provider.unwrap_or("none"))
+            .build();
+        for (kind, (mean, p95)) in GraphKind::ALL.into_iter().zip(self.graphs) {
+            structure.set(format!("{kind}-mean-ms"), mean);
+            structure.set(format!("{kind}-p95-ms"), p95);
+        }
+        structure
+    }
+}

@@ -1,0 +1,221 @@
+//! The frames and events that an element holds: in order, until their window is restored.
+
+use std::collections::VecDeque;
+
+use gst_video::VideoFrameRef;
+
+use super::picture::Picture;
+use crate::restorer::{RestoreError, Restored, Restorer};
+use crate::window::{FrameStore, Plan, Planner, StoreError, Tail, WindowShape, cross_fade};
+
+/// What goes downstream next.
+pub enum Item {
+    Buffer(gst::Buffer),
+    Event(gst::Event),
+}
+
+/// What waits, in the order of arrival.
+enum Waiting {
+    Frame { buffer: gst::Buffer, strength: f64 },
+    Event(gst::Event),
+}
+
+/// A stream's frames, events and pixels. Calls that may run the graphs take the restorer.
+pub struct Stream {
+    shape: WindowShape,
+    planner: Planner,
+    store: FrameStore,
+    /// Of the current caps.
+    picture: Option<Picture>,
+    waiting: VecDeque<Waiting>,
+    ready: VecDeque<Item>,
+    /// Result of the run's last window, whose last frames wait for the next one.
+    previous: Option<Restored>,
+    /// Windows and frames restored since the last [`take_counts`](Self::take_counts).
+    counts: Counts,
+}
+
+/// What has been done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub windows: u64,
+    pub restored: u64,
+    pub bypassed: u64,
+}
+
+impl Stream {
+    /// For windows of `shape` and a bundle's frames of `frame_bytes` bytes.
+    ///
+    /// # Errors
+    /// Fails where there is no memory for a window.
+    pub fn new(shape: WindowShape, frame_bytes: usize) -> Result<Self, StoreError> {
+        Ok(Self {
+            shape,
+            planner: Planner::new(shape),
+            store: FrameStore::new(shape, frame_bytes)?,
+            picture: None,
+            waiting: VecDeque::new(),
+            ready: VecDeque::new(),
+            previous: None,
+            counts: Counts::default(),
+        })
+    }
+
+    /// Takes the frames' caps. The frames of the caps before must have been drained.
+    pub fn set_picture(&mut self, picture: Picture) {
+        debug_assert!(!self.holds_frames());
+        self.picture = Some(picture);
+    }
+
+    pub fn picture(&self) -> Option<&Picture> {
+        self.picture.as_ref()
+    }
+
+    pub fn shape(&self) -> WindowShape {
+        self.shape
+    }
+
+    /// Whether frames wait for their window.
+    pub fn holds_frames(&self) -> bool {
+        self.planner.waiting() > 0
+    }
+
+    /// The next buffer or event to send.
+    pub fn pop_ready(&mut self) -> Option<Item> {
+        self.ready.pop_front()
+    }
+
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Takes an event that keeps its place among the frames.
+    pub fn push_event(&mut self, event: gst::Event) {
+        self.waiting.push_back(Waiting::Event(event));
+        self.release_events();
+    }
+
+    /// Takes a frame: `input` to restore, `output` with the same pixels and the metadata, to be sent. Restores the window
+    /// that it completes.
+    ///
+    /// # Errors
+    /// As [`Restorer::restore`]; the frames are still held then.
+    ///
+    /// # Panics
+    /// Panics without a picture.
+    pub fn push_frame(
+        &mut self,
+        input: &VideoFrameRef<&gst::BufferRef>,
+        output: gst::Buffer,
+        strength: f64,
+        restorer: &mut Restorer,
+    ) -> Result<(), RestoreError> {
+        let picture = self.picture.as_mut().expect("caps come before frames");
+        picture.read(input, self.store.next());
+        self.store.commit();
+        self.waiting.push_back(Waiting::Frame {
+            buffer: output,
+            strength,
+        });
+        match self.planner.push() {
+            Some(plan) => self.restore(&plan, restorer),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the run: restores what is left of it.
+    ///
+    /// # Errors
+    /// As [`Restorer::restore`]; the frames are still held then.
+    pub fn drain(&mut self, restorer: &mut Restorer) -> Result<(), RestoreError> {
+        match self.planner.finish() {
+            Tail::Nothing => {}
+            Tail::Window(plan) => self.restore(&plan, restorer)?,
+            Tail::Held(frames) => {
+                let restored = self.previous.take().expect("held frames come from a window");
+                let first = self.shape.frames() - (frames.end - frames.start) as usize;
+                for slot in first..self.shape.frames() {
+                    self.finish_frame(|pixels| pixels.copy_from_slice(restored.frame(slot)));
+                }
+                self.release_events();
+            }
+        }
+        self.end_run();
+        Ok(())
+    }
+
+    /// Makes everything that is held ready as it came, unrestored.
+    pub fn give_up(&mut self) {
+        for waiting in self.waiting.drain(..) {
+            self.ready.push_back(match waiting {
+                Waiting::Frame { buffer, .. } => {
+                    self.counts.bypassed += 1;
+                    Item::Buffer(buffer)
+                }
+                Waiting::Event(event) => Item::Event(event),
+            });
+        }
+        self.end_run();
+    }
+
+    /// Forgets everything (flush).
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        self.ready.clear();
+        self.end_run();
+    }
+
+    fn end_run(&mut self) {
+        self.planner.reset();
+        self.store.reset();
+        self.previous = None;
+    }
+
+    fn restore(&mut self, plan: &Plan, restorer: &mut Restorer) -> Result<(), RestoreError> {
+        let restored = restorer.restore(self.store.window(plan))?;
+        let previous = self.previous.take();
+        for frame in plan.emit.clone() {
+            let new = restored.frame(plan.slot(frame));
+            let old = plan.previous_slot(frame).zip(previous.as_ref());
+            self.finish_frame(|pixels| match old {
+                Some((slot, previous)) => cross_fade(previous.frame(slot), new, plan.weight(frame), pixels),
+                None => pixels.copy_from_slice(new),
+            });
+        }
+        self.release_events();
+        if !plan.held().is_empty() {
+            self.previous = Some(restored);
+        }
+        self.counts.windows += 1;
+        Ok(())
+    }
+
+    /// Puts the pixels that `draw` writes in the place of the first waiting frame and makes it ready.
+    fn finish_frame(&mut self, draw: impl FnOnce(&mut [u8])) {
+        self.release_events();
+        let Some(Waiting::Frame { mut buffer, strength }) = self.waiting.pop_front() else {
+            unreachable!("the planner counts the frames that wait");
+        };
+        if strength > 0.0 {
+            let picture = self.picture.as_mut().expect("caps come before frames");
+            let info = picture.info().clone();
+            match VideoFrameRef::from_buffer_ref_writable(buffer.make_mut(), &info) {
+                Ok(mut frame) => picture.write(&mut frame, strength, draw),
+                Err(_) => unreachable!("it was mapped for writing when it was filled"),
+            }
+            self.counts.restored += 1;
+        } else {
+            self.counts.bypassed += 1;
+        }
+        self.ready.push_back(Item::Buffer(buffer));
+    }
+
+    /// Events with no frame before them are ready.
+    fn release_events(&mut self) {
+        while let Some(Waiting::Event(_)) = self.waiting.front() {
+            if let Some(Waiting::Event(event)) = self.waiting.pop_front() {
+                self.ready.push_back(Item::Event(event));
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! One window of u8 frames in, one window of u8 frames out: the four graphs, one after the other.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{RunOptions, Session, SessionInputValue, SessionInputs};
+use ort::value::{DynValue, TensorRef};
+
+use crate::bundle::GraphKind;
+use crate::runtime::{Provider, Sessions};
+
+/// How often a restorer that waits for a shared session looks whether it is interrupted.
+const TURN: Duration = Duration::from_millis(5);
+
+/// Runs of a graph that mean and 95th percentile are taken over.
+const TIMED_RUNS: usize = 256;
+
+/// Why a window was not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// An [`Interrupt`] was raised.
+    #[error("interrupted")]
+    Interrupted,
+
+    #[error(
+        "out of memory on {device} while graph {graph} ran: {reason}. Use a smaller bundle, fewer elements, or another device"
+    )]
+    OutOfMemory {
+        device: String,
+        graph: GraphKind,
+        reason: String,
+    },
+
+    /// A graph that runs, and gives something else than the manifest says.
+    #[error("graph {graph}: output {tensor}: expected {expected}, found {found}")]
+    Output {
+        graph: GraphKind,
+        tensor: &'static str,
+        expected: String,
+        found: String,
+    },
+
+    #[error("graph {graph} failed: {reason}")]
+    Graph { graph: GraphKind, reason: String },
+}
+
+/// Why runs end: each reason is raised and cleared on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    Flush = 1,
+    Stop = 2,
+}
+
+/// Ends a run from another thread.
+pub struct Interrupt {
+    options: RunOptions,
+    /// Bits of the reasons that hold.
+    raised: AtomicU8,
+}
+
+impl Interrupt {
+    /// # Errors
+    /// Fails where ONNX Runtime has no memory for run options.
+    pub fn new() -> ort::Result<Self> {
+        Ok(Self {
+            options: RunOptions::new()?,
+            raised: AtomicU8::new(0),
+        })
+    }
+
+    /// Ends the run that is under way, and every later one until the reason is [cleared](Self::clear).
+    pub fn raise(&self, reason: Reason) {
+        self.raised.fetch_or(reason as u8, Ordering::SeqCst);
+        // Setting a flag in memory does not fail.
+        let _ = self.options.terminate();
+    }
+
+    /// Lets runs go on, unless another reason holds.
+    pub fn clear(&self, reason: Reason) {
+        let before = self.raised.fetch_and(!(reason as u8), Ordering::SeqCst);
+        if before & !(reason as u8) == 0 {
+            let _ = self.options.unterminate();
+        }
+    }
+
+    fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::SeqCst) != 0
+    }
+}
+
+/// The restored frames of a window.
+pub struct Restored {
+    frames: DynValue,
+    frame_bytes: usize,
+}
+
+impl Restored {
+    /// Frame `slot` of the window, packed RGB, [H, W, 3].
+    pub fn frame(&self, slot: usize) -> &[u8] {
+        let (_, bytes) = self
+            .frames
+            .try_extract_tensor::<u8>()
+            .expect("type and place were checked when the window was restored");
+        &bytes[slot * self.frame_bytes..][..self.frame_bytes]
+    }
+}
+
+/// Durations of a graph's last runs.
+#[derive(Clone, Debug, Default)]
+pub struct Timing {
+    runs: VecDeque<Duration>,
+}
+
+impl Timing {
+    fn add(&mut self, duration: Duration) {
+        if self.runs.len() == TIMED_RUNS {
+            self.runs.pop_front();
+        }
+        self.runs.push_back(duration);
+    }
+
+    /// Mean in milliseconds; 0 before the first run.
+    pub fn mean_ms(&self) -> f64 {
+        let total: Duration = self.runs.iter().sum();
+        total.as_secs_f64() * 1e3 / self.runs.len().max(1) as f64
+    }
+
+    /// 95th percentile (nearest rank) in milliseconds; 0 before the first run.
+    pub fn p95_ms(&self) -> f64 {
+        let mut sorted: Vec<_> = self.runs.iter().collect();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * 95).div_ceil(100);
+        sorted
+            .get(rank.saturating_sub(1))
+            .map_or(0.0, |duration| duration.as_secs_f64() * 1e3)
+    }
+}
+
+/// Where the tensors between the graphs lie.
+enum Place {
+    /// Main memory: outputs are handed on as they are.
+    Host,
+    /// A device's memory, through an IO binding.
+    Device(MemoryInfo<'static>),
+}
+
+/// Restores windows with the sessions of a bundle.
+pub struct Restorer {
+    sessions: Arc<Sessions>,
+    interrupt: Arc<Interrupt>,
+    /// [T, H, W, 3].
+    dims: [i64; 4],
+    place: Place,
+    timings: [Timing; 4],
+}
+
+impl Restorer {
+    /// For windows of `frames` frames of `width` x `height` pixels.
+    ///
+    /// # Errors
+    /// Fails where ONNX Runtime does not know the provider's memory.
+    pub fn new(
+        sessions: Arc<Sessions>,
+        interrupt: Arc<Interrupt>,
+        frames: usize,
+        width: u32,
+        height: u32,
+    ) -> ort::Result<Self> {
+        let options = sessions.options();
+        let place = match options.provider {
+            Provider::Cpu => Place::Host,
+            Provider::Cuda | Provider::TensorRt => Place::Device(MemoryInfo::new(
+                AllocationDevice::CUDA,
+                i32::try_from(options.device_id).unwrap_or(i32::MAX),
+                AllocatorType::Device,
+                MemoryType::Default,
+            )?),
+        };
+        Ok(Self {
+            dims: [frames as i64, height.into(), width.into(), 3],
+            sessions,
+            interrupt,
+            place,
+            timings: Default::default(),
+        })
+    }
+
+    /// Bytes of a window, T x H x W x 3.
+    pub fn window_bytes(&self) -> usize {
+        self.dims.iter().product::<i64>() as usize
+    }
+
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Durations of a graph's runs.
+    pub fn timing(&self, graph: GraphKind) -> &Timing {
+        &self.timings[graph as usize]
+    }
+
+    /// Runs the graphs once on black frames, so that the first real window takes no longer than the others. How long a
+    /// second run takes is measured once for all elements that share the sessions.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn warm_up(&mut self) -> Result<Duration, RestoreError> {
+        let frames = self.dims[0] as usize;
+        if let Some(duration) = self.sessions.warm_up.lock().get(&frames) {
+            return Ok(*duration);
+        }
+        let black = vec![0; self.window_bytes()];
+        self.restore(&black)?;
+        let start = Instant::now();
+        self.restore(&black)?;
+        let duration = start.elapsed();
+        self.sessions.warm_up.lock().insert(frames, duration);
+        self.timings = Default::default();
+        Ok(duration)
+    }
+
+    /// Restores `frames`, packed RGB, [T, H, W, 3].
+    ///
+    /// # Errors
+    /// See [`RestoreError`]. A restorer can be used again after any of them.
+    pub fn restore(&mut self, frames: &[u8]) -> Result<Restored, RestoreError> {
+        let frames = TensorRef::from_array_view((self.dims, frames))
+            .map_err(|error| self.graph_error(GraphKind::Encoder, &error))?
+            .into_dyn();
+        let contract = self.sessions.contract().clone();
+        let [latent] = self.run(GraphKind::Encoder, vec![("frames", frames.view().into())], ["latent"])?;
+        let mut dit_inputs = vec![("latent", SessionInputValue::from(latent))];
+        if contract.has_prior {
+            let [spatial, temporal] = self.run(
+                GraphKind::Prior,
+                vec![("frames", frames.view().into())],
+                ["spatial_prior", "temporal_prior"],
+            )?;
+            dit_inputs.push(("spatial_prior", spatial.into()));
+            dit_inputs.push(("temporal_prior", temporal.into()));
+        }
+        let [restored] = self.run(GraphKind::Dit, dit_inputs, ["restored_latent"])?;
+        let mut decoder_inputs = vec![("restored_latent", SessionInputValue::from(restored))];
+        if contract.decoder_takes_frames {
+            decoder_inputs.push(("degraded_frames", frames.view().into()));
+        }
+        let [frames] = self.run(GraphKind::Decoder, decoder_inputs, ["frames"])?;
+        self.check_frames(&frames)?;
+        Ok(Restored {
+            frames,
+            frame_bytes: self.window_bytes() / self.dims[0] as usize,
+        })
+    }
+
+    /// A graph with a dynamic time axis may give another number of frames than it took.
+    fn check_frames(&self, frames: &DynValue) -> Result<(), RestoreError> {
+        let found = match frames.try_extract_tensor::<u8>() {
+            Ok((shape, _)) if **shape == self.dims => return Ok(()),
+            Ok((shape, _)) => format!("u8 {shape}"),
+            Err(error) => error.to_string(),
+        };
+        Err(RestoreError::Output {
+            graph: GraphKind::Decoder,
+            tensor: "frames",
+            expected: format!("u8 {:?}", self.dims),
+            found,
+        })
+    }
+
+    fn run<const N: usize>(
+        &mut self,
+        kind: GraphKind,
+        inputs: Vec<(&'static str, SessionInputValue<'_>)>,
+        outputs: [&'static str; N],
+    ) -> Result<[DynValue; N], RestoreError> {
+        let sessions = self.sessions.clone();
+        let graph = sessions
+            .graph(kind)
+            .expect("the contract was checked when the graphs were loaded");
+        let mut session = loop {
+            if self.interrupt.is_raised() {
+                return Err(RestoreError::Interrupted);
+            }
+            if let Some(session) = graph.session.try_lock_for(TURN) {
+                break session;
+            }
+        };
+        let start = Instant::now();
+        let result = match &self.place {
+            Place::Host => run_on_host(&mut session, &self.interrupt, inputs, outputs),
+            // Frames come back; all that lies between stays on the device.
+            Place::Device(_) if kind == GraphKind::Decoder => {
+                run_bound(&mut session, &self.interrupt, inputs, outputs, &MemoryInfo::default())
+            }
+            Place::Device(memory) => run_bound(&mut session, &self.interrupt, inputs, outputs, memory),
+        };
+        drop(session);
+        if self.interrupt.is_raised() {
+            return Err(RestoreError::Interrupted);
+        }
+        let values = result.map_err(|error| self.graph_error(kind, &error))?;
+        self.timings[kind as usize].add(start.elapsed());
+        Ok(values)
+    }
+
+    fn graph_error(&self, graph: GraphKind, error: &ort::Error) -> RestoreError {
+        let reason = error.to_string();
+        if crate::runtime::tells_of_memory(&reason) {
+            RestoreError::OutOfMemory {
+                device: self.sessions.options().device(),
+                graph,
+                reason,
+            }
+        } else {
+            RestoreError::Graph { graph, reason }
+        }
+    }
+}
+
+fn run_on_host<const N: usize>(
+    session: &mut Session,
+    interrupt: &Interrupt,
+    inputs: Vec<(&'static str, SessionInputValue<'_>)>,
+    outputs: [&'static str; N],
+) -> ort::Result<[DynValue; N]> {
+    let inputs: SessionInputs<'_, '_> = inputs.into();
+    let mut values = session.run_with_options(inputs, &interrupt.options)?;
+    Ok(outputs.map(|name| {
+        values
+            .remove(name)
+            .expect("the contract was checked when the graphs were loaded")
+    }))
+}
+
+/// Runs with the outputs bound to `memory`. The binding is made for the run, so that its outputs are the caller's alone.
+fn run_bound<const N: usize>(
+    session: &mut Session,
+    interrupt: &Interrupt,
+    inputs: Vec<(&'static str, SessionInputValue<'_>)>,
+    outputs: [&'static str; N],
+    memory: &MemoryInfo<'_>,
+) -> ort::Result<[DynValue; N]> {
+    let mut binding = session.create_binding()?;
+    for (name, value) in &inputs {
+        binding.bind_input(*name, &**value)?;
+    }
+    for name in outputs {
+        binding.bind_output_to_device(name, memory)?;
+    }
+    let mut values = session.run_binding_with_options(&binding, &interrupt.options)?;
+    Ok(outputs.map(|name| {
+        values
+            .remove(name)
+            .expect("the contract was checked when the graphs were loaded")
+    }))
+}

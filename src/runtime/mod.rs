@@ -1,0 +1,95 @@
+//! ONNX Runtime: finding and loading the library, execution providers, sessions shared by all elements of a process.
+
+mod cache;
+mod environment;
+mod library;
+mod provider;
+mod sessions;
+
+pub use cache::SessionCache;
+pub use environment::environment;
+pub use library::LibrarySearch;
+pub use provider::{Provider, ProviderOptions};
+pub use sessions::{Graph, Sessions};
+
+use std::path::PathBuf;
+
+use crate::bundle::{BundleError, GraphKind};
+
+/// Why there is no runtime, no provider or no session. The text of each says what, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No libonnxruntime in any of the places.
+    #[error(
+        "no ONNX Runtime library found (searched: {}). Install one, for example with \"pip install onnxruntime\", and give \
+         the path of its libonnxruntime.so in the property runtime-library or in ORT_DYLIB_PATH",
+        searched.join(", ")
+    )]
+    LibraryNotFound { searched: Vec<String> },
+
+    /// A path given by the user that cannot be loaded.
+    #[error("{origin}: {}: {reason}", path.display())]
+    LibraryPath {
+        origin: &'static str,
+        path: PathBuf,
+        reason: String,
+    },
+
+    /// The library is there and cannot be used: not ONNX Runtime, or too old.
+    #[error(
+        "{}: {reason}. ONNX Runtime 1.{} or later is needed",
+        path.display(),
+        ort::MINOR_VERSION
+    )]
+    LibraryUnusable { path: PathBuf, reason: String },
+
+    /// Another library is loaded already; a process has one.
+    #[error(
+        "runtime-library: expected {}, which this process has loaded already, found {}. One process uses one ONNX Runtime: \
+         give all elements the same, or restart",
+        loaded.display(),
+        wanted.display()
+    )]
+    OtherLibraryLoaded { loaded: PathBuf, wanted: PathBuf },
+
+    /// The provider that the user named cannot run here.
+    #[error("provider={provider} is not available: {reason}. {remedy}")]
+    ProviderUnavailable {
+        provider: &'static str,
+        reason: String,
+        remedy: &'static str,
+    },
+
+    /// ONNX Runtime refuses a graph.
+    #[error("graph {graph}: {}: ONNX Runtime cannot load it: {reason}. Get or export the bundle again", path.display())]
+    GraphRefused {
+        graph: GraphKind,
+        path: PathBuf,
+        reason: String,
+    },
+
+    /// The bundle is wrong.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+
+    /// The device has too little memory.
+    #[error("out of memory on {device}: {asked}. Use a smaller bundle, fewer elements, or another device")]
+    OutOfMemory { device: String, asked: String },
+
+    /// Any other call of ONNX Runtime that failed.
+    #[error("ONNX Runtime: {call}: {reason}")]
+    Call { call: &'static str, reason: String },
+}
+
+/// Whether an error text of ONNX Runtime tells of memory that could not be had.
+pub(crate) fn tells_of_memory(text: &str) -> bool {
+    let text = text.to_lowercase();
+    [
+        "out of memory",
+        "failed to allocate memory",
+        "bad_alloc",
+        "cudaerrormemoryallocation",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign))
+}

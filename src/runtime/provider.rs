@@ -1,0 +1,91 @@
+//! Execution providers and their options.
+
+use std::path::PathBuf;
+
+use ort::ep::{self, ExecutionProviderDispatch};
+
+/// What runs the graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provider {
+    Cpu,
+    Cuda,
+    TensorRt,
+}
+
+impl Provider {
+    /// Nick of the element's property.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
+        }
+    }
+
+    /// Whether tensors between graphs lie in the memory of a CUDA device.
+    pub const fn is_cuda(self) -> bool {
+        matches!(self, Self::Cuda | Self::TensorRt)
+    }
+
+    /// What a user does where the provider cannot run.
+    pub(super) const fn remedy(self) -> &'static str {
+        match self {
+            Self::Cpu => "Check the ONNX Runtime library",
+            Self::Cuda => {
+                "Use a CUDA build of ONNX Runtime (pip install onnxruntime-gpu) with its libonnxruntime_providers_*.so beside \
+                 it, and the CUDA and cuDNN libraries it was built for in the library path"
+            }
+            Self::TensorRt => {
+                "Use a CUDA build of ONNX Runtime with TensorRT's libnvinfer.so.10, CUDA and cuDNN in the library path"
+            }
+        }
+    }
+}
+
+/// A provider with everything that sessions are told about it. Sessions are shared by elements that agree in all of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProviderOptions {
+    pub provider: Provider,
+    /// CUDA device.
+    pub device_id: u32,
+    /// CPU threads within an operator; 0 for all cores.
+    pub threads: u32,
+    /// Folder of TensorRT's engine and timing caches.
+    pub engine_cache: PathBuf,
+}
+
+impl ProviderOptions {
+    /// The device in words, for errors.
+    pub fn device(&self) -> String {
+        match self.provider {
+            Provider::Cpu => "the CPU".into(),
+            Provider::Cuda | Provider::TensorRt => format!("CUDA device {}", self.device_id),
+        }
+    }
+
+    /// The providers to register, best first. Each is an error where it cannot be registered: without that, ONNX Runtime
+    /// falls back to the CPU and says nothing.
+    pub(super) fn dispatch(&self) -> Vec<ExecutionProviderDispatch> {
+        let device = i32::try_from(self.device_id).unwrap_or(i32::MAX);
+        let cuda = || ep::CUDA::default().with_device_id(device).build().error_on_failure();
+        match self.provider {
+            Provider::Cpu => vec![],
+            Provider::Cuda => vec![cuda()],
+            Provider::TensorRt => {
+                let cache = self.engine_cache.display();
+                let tensorrt = ep::TensorRT::default()
+                    .with_device_id(device)
+                    .with_fp16(true)
+                    .with_layer_norm_fp32_fallback(true)
+                    .with_engine_cache(true)
+                    .with_engine_cache_path(&cache)
+                    .with_timing_cache(true)
+                    .with_timing_cache_path(&cache)
+                    .build()
+                    .error_on_failure();
+                // What TensorRT does not take runs on CUDA.
+                vec![tensorrt, cuda()]
+            }
+        }
+    }
+}
