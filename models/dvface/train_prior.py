@@ -19,6 +19,7 @@ from .stage import Stage, parse_stage, validation_clips
 from .training import Phase, Schedule, Trainer, psnr
 from .vae import ResBlock, init_for_relu, per_frame
 
+GRADIENT_WEIGHT = 0.1
 REVIVE_EVERY = 25
 """Steps between two replacements of unused codebook entries."""
 PLAIN_SHARE = 0.35
@@ -132,7 +133,7 @@ def train_codes(stage: Stage) -> None:
     def loss(clean: Tensor, _degraded: Tensor) -> dict[str, Tensor]:
         plain = trainer.progress < PLAIN_SHARE
         drawn, books = learner(clean, plain)
-        terms = {"pixel": charbonnier(drawn, clean), "gradient": gradient_loss(drawn, clean)}
+        terms = {"pixel": charbonnier(drawn, clean), "gradient": GRADIENT_WEIGHT * gradient_loss(drawn, clean)}
         for name, (latents, indices, codes) in books.items():
             usages[name].add(indices, latents)
             terms[f"codes_{name}"] = code_feature_loss(latents.detach() if plain else latents, codes)

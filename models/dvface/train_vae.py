@@ -13,6 +13,7 @@ from .stage import parse_stage, validation_clips
 from .training import Phase, Schedule, Trainer, psnr
 
 KL_WEIGHT = 1e-4
+GRADIENT_WEIGHT = 0.1
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
         drawn = model.vae.decoder(latent)
         return {
             "pixel": charbonnier(drawn, clean),
-            "gradient": gradient_loss(drawn, clean),
+            "gradient": GRADIENT_WEIGHT * gradient_loss(drawn, clean),
             "kl": KL_WEIGHT * kl_loss(mean, log_variance),
         }
 
