@@ -165,30 +165,26 @@ impl BaseTransformImpl for DvFaceRestore {
             passed_over,
         } = self.or_progress_error("load", model::load(&settings, self.plugin_dir()))?;
         let provider = restorer.sessions().provider();
+        let device = restorer.sessions().options().device();
         self.progress(
             gst::ProgressType::Complete,
             "load",
-            &format!(
-                "Loaded {} {} on {}",
-                bundle.name(),
-                bundle.version(),
-                restorer.sessions().options().device()
-            ),
+            &format!("Loaded {} {} on {device}", bundle.name(), bundle.version()),
         );
         if settings.provider == settings::ProviderChoice::Auto {
             match passed_over {
-                Some(reason) => {
-                    gst::element_imp_info!(
-                        self,
-                        gst::LibraryError::Init,
-                        ("provider=auto: running on the CPU"),
-                        ["CUDA is not available: {reason}"]
-                    );
-                }
+                // gst-launch prints the second text of an info message.
+                Some(reason) => gst::element_imp_info!(
+                    self,
+                    gst::LibraryError::Init,
+                    ("provider=auto: running on the CPU"),
+                    ["provider=auto: running on the CPU. CUDA is not available: {reason}"]
+                ),
                 None => gst::element_imp_info!(
                     self,
                     gst::LibraryError::Init,
-                    ("provider=auto: running on {}", restorer.sessions().options().device())
+                    ("provider=auto: running on {device}"),
+                    ["provider=auto: running on {device}"]
                 ),
             }
         }

@@ -96,7 +96,10 @@ impl Picture {
     /// # Errors
     /// Fails where GstVideoConverter does not convert between the two, or memory lacks.
     pub fn new(info: &VideoInfo, width: u32, height: u32) -> Result<Self, glib::BoolError> {
-        let rgb = VideoInfo::builder(VideoFormat::Rgb, width, height).build()?;
+        // GstVideoConverter refuses two frame rates.
+        let rgb = VideoInfo::builder(VideoFormat::Rgb, width, height)
+            .fps(info.fps())
+            .build()?;
         let place = letterbox(info, width, height);
         let signed = |value: u32| value as i32;
 
@@ -223,6 +226,7 @@ impl Mixer {
         };
         let wide = VideoInfo::builder(wide, info.width(), info.height())
             .colorimetry(&info.colorimetry())
+            .fps(info.fps())
             .build()?;
         Ok(Self::Unpacked(Box::new(Unpacked {
             unpack: VideoConverter::new(info, &wide, Some(plain_config()))?,
