@@ -13,13 +13,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from .config import PriorConfig, VaeConfig
 from .frames import to_float, ungroup_frames
-from .losses import charbonnier, code_feature_loss, code_prediction_loss, gradient_loss
+from .losses import charbonnier, code_feature_loss, code_prediction_loss
 from .prior import Codebook, PriorExtractor
 from .stage import Stage, parse_stage, validation_clips
 from .training import Phase, Schedule, Trainer, psnr
 from .vae import ResBlock, init_for_relu, per_frame
 
-GRADIENT_WEIGHT = 0.1
 REVIVE_EVERY = 25
 """Steps between two replacements of unused codebook entries."""
 PLAIN_SHARE = 0.35
@@ -133,7 +132,8 @@ def train_codes(stage: Stage) -> None:
     def loss(clean: Tensor, _degraded: Tensor) -> dict[str, Tensor]:
         plain = trainer.progress < PLAIN_SHARE
         drawn, books = learner(clean, plain)
-        terms = {"pixel": charbonnier(drawn, clean), "gradient": GRADIENT_WEIGHT * gradient_loss(drawn, clean)}
+        # No gradient loss: beside it a stage that starts from nothing stays at flat grey.
+        terms = {"pixel": charbonnier(drawn, clean)}
         for name, (latents, indices, codes) in books.items():
             usages[name].add(indices, latents)
             terms[f"codes_{name}"] = code_feature_loss(latents.detach() if plain else latents, codes)

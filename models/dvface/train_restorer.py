@@ -17,7 +17,7 @@ from .training import Phase, Schedule, Trainer, psnr
 MIX = {"strong": 0.55, "medium": 0.25, "light": 0.13, "clean": 0.07}
 """Share of each degradation; a restorer that never saw clean frames blurs them."""
 LATENT_WEIGHT = 0.1
-GRADIENT_WEIGHT = 0.1
+GRADIENT_WEIGHT = 0.05
 TEMPORAL_WEIGHT = 0.1
 
 

@@ -101,6 +101,8 @@ impl ObjectImpl for DvFaceRestore {
         self.parent_constructed();
         // The base class would drop late frames before the window sees them.
         self.obj().set_property("qos", false);
+        // It would also take the GAP flag off frames.
+        self.obj().set_gap_aware(true);
     }
 }
 
@@ -268,7 +270,7 @@ impl BaseTransformImpl for DvFaceRestore {
             }
             EventView::FlushStop(_) => {
                 if let Some(engine) = self.engine.lock().as_mut() {
-                    engine.stream.clear();
+                    self.forget(&mut engine.stream);
                 }
                 self.latency.lock().cut();
                 if let Some(interrupt) = &*self.interrupt.lock() {
@@ -306,14 +308,18 @@ impl BaseTransformImpl for DvFaceRestore {
                 }
                 let (live, min, max) = upstream.result();
                 let own = self.latency.lock().total();
-                query.set(live, min + own, max.opt_saturating_add(own));
+                query.set(live, min.saturating_add(own), max.opt_saturating_add(own));
                 true
             }
-            (gst::PadDirection::Sink, gst::QueryViewMut::Drain(_)) => {
-                let _ = self.drain();
+            // What memory upstream may use does not depend on the frames that are held.
+            (_, gst::QueryViewMut::Allocation(_)) => BaseTransformImplExt::parent_query(self, direction, query),
+            // The answer of any other belongs after the frames that came before it.
+            _ => {
+                if query.is_serialized() {
+                    let _ = self.drain();
+                }
                 BaseTransformImplExt::parent_query(self, direction, query)
             }
-            _ => BaseTransformImplExt::parent_query(self, direction, query),
         }
     }
 }
@@ -333,17 +339,15 @@ impl VideoFilterImpl for DvFaceRestore {
                 "interlaced video is not supported: put a deinterlacer in front"
             ));
         }
-        let mut engine = self.engine.lock();
-        let engine = engine
-            .as_mut()
-            .ok_or_else(|| gst::loggable_error!(CAT, "not started"))?;
-        // A reconfiguration from downstream comes with the same caps, and leaves the window as it is.
-        if engine.stream.picture().is_some_and(|picture| picture.info() == in_info) {
-            return Ok(());
+        {
+            let mut engine = self.engine.lock();
+            let engine = engine
+                .as_mut()
+                .ok_or_else(|| gst::loggable_error!(CAT, "not started"))?;
+            let picture = Picture::new(in_info, engine.size.0, engine.size.1)?;
+            engine.stream.set_picture(picture);
         }
-        let picture = Picture::new(in_info, engine.size.0, engine.size.1)?;
-        engine.stream.set_picture(picture);
-        self.latency.lock().set_rate(in_info.fps());
+        self.change_latency(|latency| latency.set_rate(in_info.fps()));
         Ok(())
     }
 }

@@ -1,10 +1,15 @@
-//! Pixels: from a video frame into the square of a bundle, and back with a strength.
+//! Pixels: from a video frame into the square of a bundle, and what the bundle changed back into the frame.
+//!
+//! The frame is not replaced. The restored pixels and those that the graphs saw take the same way back to the frame's
+//! format, and their difference is added to the frame. So the errors of the way cancel out (GStreamer's 8-bit conversion
+//! from Y'CbCr to RGB and back darkens by three levels), detail finer than the bundle's size stays, 10-bit video keeps its
+//! steps, alpha keeps its values, and a bundle that changes nothing changes no bit.
 
 use gst::glib;
 use gst_video::prelude::*;
 use gst_video::{
-    VideoConverter, VideoConverterConfig, VideoDitherMethod, VideoFormat, VideoFormatInfo, VideoFrame, VideoFrameRef,
-    VideoInfo,
+    VideoChromaMode, VideoConverter, VideoConverterConfig, VideoDitherMethod, VideoFormat, VideoFormatInfo, VideoFrame,
+    VideoFrameRef, VideoInfo,
 };
 
 type ReadFrame<'a> = VideoFrameRef<&'a gst::BufferRef>;
@@ -58,36 +63,37 @@ pub fn letterbox(info: &VideoInfo, width: u32, height: u32) -> Rect {
     }
 }
 
-/// How a restored frame and the original are mixed in the frame's own format.
-enum Mixer {
+/// How a difference is added in the frame's own format.
+enum Adder {
     /// Every byte is one component of one pixel.
     Bytes,
     /// Every 16-bit word is one component, in the bits of the mask.
     Words { little_endian: bool, mask: u16 },
-    /// Components share words: mixed in the format that GStreamer unpacks them to, with 16 bits.
+    /// Components share words: added in the format that GStreamer unpacks them to, with 16 bits.
     Unpacked(Box<Unpacked>),
 }
 
-/// Ways to an unpacked format and back, and memory for both frames there.
+/// Ways to an unpacked format and back, and memory for a frame there.
 struct Unpacked {
     unpack: VideoConverter,
     pack: VideoConverter,
-    original: VideoFrame<gst_video::video_frame::Writable>,
-    restored: VideoFrame<gst_video::video_frame::Writable>,
-    has_alpha: bool,
+    frame: OwnFrame,
 }
+
+type OwnFrame = VideoFrame<gst_video::video_frame::Writable>;
 
 /// Converts between frames of one caps and packed RGB of a bundle's size.
 pub struct Picture {
     info: VideoInfo,
-    rgb: VideoInfo,
     into_rgb: VideoConverter,
+    /// To the frame's size, in its format or the unpacked one.
     from_rgb: VideoConverter,
     /// Packed RGB, of the bundle's size.
-    scratch: VideoFrame<gst_video::video_frame::Writable>,
-    /// The restored frame where it is not written to its place at once.
-    restored: VideoFrame<gst_video::video_frame::Writable>,
-    mixer: Mixer,
+    rgb: OwnFrame,
+    /// What the graphs saw, and what they made of it, as `from_rgb` gives them.
+    seen: OwnFrame,
+    restored: OwnFrame,
+    adder: Adder,
 }
 
 impl Picture {
@@ -112,21 +118,22 @@ impl Picture {
         config.set_border_argb(0xff00_0000);
         let into_rgb = VideoConverter::new(info, &rgb, Some(config))?;
 
+        let (adder, target) = Adder::new(info)?;
         let mut config = plain_config();
         config.set_src_x(signed(place.x));
         config.set_src_y(signed(place.y));
         config.set_src_width(Some(signed(place.width)));
         config.set_src_height(Some(signed(place.height)));
-        let from_rgb = VideoConverter::new(&rgb, info, Some(config))?;
+        let from_rgb = VideoConverter::new(&rgb, &target, Some(config))?;
 
         Ok(Self {
-            scratch: new_frame(&rgb)?,
-            restored: new_frame(info)?,
-            mixer: Mixer::new(info)?,
             info: info.clone(),
-            rgb,
             into_rgb,
             from_rgb,
+            rgb: new_frame(&rgb)?,
+            seen: new_frame(&target)?,
+            restored: new_frame(&target)?,
+            adder,
         })
     }
 
@@ -136,56 +143,77 @@ impl Picture {
 
     /// Converts and scales a frame to packed RGB [H, W, 3], the borders black.
     pub fn read(&mut self, frame: &ReadFrame<'_>, pixels: &mut [u8]) {
-        self.into_rgb
-            .frame_ref(frame, &mut self.scratch.as_mut_video_frame_ref());
-        let row_bytes = self.rgb.width() as usize * 3;
-        let stride = self.scratch.plane_stride()[0] as usize;
-        let data = self.scratch.plane_data(0).expect("RGB has one plane");
+        self.into_rgb.frame_ref(frame, &mut self.rgb.as_mut_video_frame_ref());
+        let (row_bytes, stride) = (self.rgb.width() as usize * 3, self.rgb.plane_stride()[0] as usize);
+        let data = self.rgb.plane_data(0).expect("RGB has one plane");
         for (row, source) in pixels.chunks_exact_mut(row_bytes).zip(data.chunks(stride)) {
             row.copy_from_slice(&source[..row_bytes]);
         }
     }
 
-    /// Puts restored pixels, packed RGB [H, W, 3] that `draw` writes row by row into the memory it is given, in the place
-    /// of `frame`, which holds the original. `strength` is their share, 0 to 1; alpha stays the original's.
-    pub fn write(&mut self, frame: &mut WriteFrame<'_>, strength: f64, draw: impl FnOnce(&mut [u8])) {
-        let row_bytes = self.rgb.width() as usize * 3;
-        let stride = self.scratch.plane_stride()[0] as usize;
-        let rows = self.rgb.height() as usize;
-        let data = self.scratch.plane_data_mut(0).expect("RGB has one plane");
-        if stride == row_bytes {
-            draw(&mut data[..row_bytes * rows]);
-        } else {
-            let mut packed = vec![0; row_bytes * rows];
-            draw(&mut packed);
-            for (row, source) in data.chunks_mut(stride).zip(packed.chunks_exact(row_bytes)) {
-                row[..row_bytes].copy_from_slice(source);
-            }
-        }
-        let scratch = self.scratch.as_video_frame_ref();
-        if strength >= 1.0 && !self.info.has_alpha() {
-            self.from_rgb.frame_ref(&scratch, frame);
-            return;
-        }
+    /// Adds to `frame`, the original, `strength` (0 to 1) times what the graphs changed: from `seen`, packed RGB
+    /// [H, W, 3], to what `draw` writes, likewise.
+    pub fn apply(&mut self, frame: &mut WriteFrame<'_>, strength: f64, seen: &[u8], draw: impl FnOnce(&mut [u8])) {
+        write_packed(&mut self.rgb, |pixels| pixels.copy_from_slice(seen));
         self.from_rgb
-            .frame_ref(&scratch, &mut self.restored.as_mut_video_frame_ref());
-        // Shares of 2^14, so that products stay within 32 bits.
-        let share = (strength.clamp(0.0, 1.0) * f64::from(FULL)).round() as u32;
-        match &mut self.mixer {
-            Mixer::Unpacked(unpacked) => unpacked.mix(frame, &self.restored, share),
-            mixer => {
-                copy_alpha(&self.info, frame, &mut self.restored);
-                mix_planes(&self.info, mixer, frame, &self.restored, share);
+            .frame_ref(&self.rgb.as_video_frame_ref(), &mut self.seen.as_mut_video_frame_ref());
+        write_packed(&mut self.rgb, draw);
+        self.from_rgb.frame_ref(
+            &self.rgb.as_video_frame_ref(),
+            &mut self.restored.as_mut_video_frame_ref(),
+        );
+        let share = (strength.clamp(0.0, 1.0) * f64::from(FULL)).round() as i32;
+        match &mut self.adder {
+            Adder::Bytes => each_row(
+                &self.info,
+                frame,
+                &self.seen,
+                &self.restored,
+                |target, seen, restored| {
+                    for ((target, seen), restored) in target.iter_mut().zip(seen).zip(restored) {
+                        let value = i32::from(*target) + part(i32::from(*restored) - i32::from(*seen), share);
+                        *target = value.clamp(0, 255) as u8;
+                    }
+                },
+            ),
+            Adder::Words { little_endian, mask } => {
+                let (little_endian, mask) = (*little_endian, *mask);
+                each_row(
+                    &self.info,
+                    frame,
+                    &self.seen,
+                    &self.restored,
+                    |target, seen, restored| {
+                        add_words(target, seen, restored, share, little_endian, mask);
+                    },
+                );
+            }
+            Adder::Unpacked(unpacked) => {
+                let wide = &mut unpacked.frame;
+                unpacked.unpack.frame_ref(frame, &mut wide.as_mut_video_frame_ref());
+                let info = wide.info().clone();
+                let mut target = wide.as_mut_video_frame_ref();
+                each_row(
+                    &info,
+                    &mut target,
+                    &self.seen,
+                    &self.restored,
+                    |target, seen, restored| {
+                        add_words(target, seen, restored, share, cfg!(target_endian = "little"), u16::MAX);
+                    },
+                );
+                drop(target);
+                unpacked.pack.frame_ref(&wide.as_video_frame_ref(), frame);
             }
         }
     }
 }
 
-/// Share of 1 in fixed point.
-const FULL: u32 = 1 << 14;
+/// Share of 1 in fixed point: 14 bits, so that products with 16-bit differences stay within 32.
+const FULL: i32 = 1 << 14;
 
-fn mixed(original: u32, restored: u32, share: u32) -> u32 {
-    (original * (FULL - share) + restored * share + FULL / 2) / FULL
+fn part(difference: i32, share: i32) -> i32 {
+    (difference * share + FULL / 2) >> 14
 }
 
 /// No dither, so that a frame's pixels depend on its pixels only.
@@ -195,132 +223,107 @@ fn plain_config() -> VideoConverterConfig {
     config
 }
 
-fn new_frame(info: &VideoInfo) -> Result<VideoFrame<gst_video::video_frame::Writable>, glib::BoolError> {
+fn new_frame(info: &VideoInfo) -> Result<OwnFrame, glib::BoolError> {
     let buffer = gst::Buffer::with_size(info.size())?;
     VideoFrame::from_buffer_writable(buffer, info)
         .map_err(|_| glib::bool_error!("cannot map a frame of {}", info.name()))
 }
 
-impl Mixer {
-    fn new(info: &VideoInfo) -> Result<Self, glib::BoolError> {
+/// Fills an RGB frame, whose rows may be padded, with packed pixels that `draw` writes.
+fn write_packed(frame: &mut OwnFrame, draw: impl FnOnce(&mut [u8])) {
+    let (row_bytes, stride) = (frame.width() as usize * 3, frame.plane_stride()[0] as usize);
+    let rows = frame.height() as usize;
+    let data = frame.plane_data_mut(0).expect("RGB has one plane");
+    if stride == row_bytes {
+        draw(&mut data[..row_bytes * rows]);
+        return;
+    }
+    let mut packed = vec![0; row_bytes * rows];
+    draw(&mut packed);
+    for (row, source) in data.chunks_mut(stride).zip(packed.chunks_exact(row_bytes)) {
+        row[..row_bytes].copy_from_slice(source);
+    }
+}
+
+impl Adder {
+    /// For frames of `info`, with the format and size in which differences are taken.
+    fn new(info: &VideoInfo) -> Result<(Self, VideoInfo), glib::BoolError> {
         let format = info.format_info();
         if !format.is_complex() && !format.is_tiled() {
             if format.depth().iter().all(|depth| *depth == 8) {
-                return Ok(Self::Bytes);
+                return Ok((Self::Bytes, info.clone()));
             }
             let (depth, shift) = (format.depth()[0], format.shift()[0]);
-            if format.depth().iter().all(|d| *d == depth)
-                && format.shift().iter().all(|s| *s == shift)
-                && depth + shift <= 16
-            {
-                return Ok(Self::Words {
-                    little_endian: format.is_le(),
-                    mask: (((1u32 << depth) - 1) << shift) as u16,
-                });
+            let alike = format.depth().iter().all(|d| *d == depth) && format.shift().iter().all(|s| *s == shift);
+            if alike && depth + shift <= 16 {
+                let mask = (((1u32 << depth) - 1) << shift) as u16;
+                let little_endian = format.is_le();
+                return Ok((Self::Words { little_endian, mask }, info.clone()));
             }
         }
-        let wide = if format.is_yuv() || format.is_gray() {
-            VideoFormat::Ayuv64
-        } else {
+        let wide = if format.is_rgb() {
             VideoFormat::Argb64
+        } else {
+            VideoFormat::Ayuv64
         };
         let wide = VideoInfo::builder(wide, info.width(), info.height())
             .colorimetry(&info.colorimetry())
             .fps(info.fps())
             .build()?;
-        Ok(Self::Unpacked(Box::new(Unpacked {
-            unpack: VideoConverter::new(info, &wide, Some(plain_config()))?,
-            pack: VideoConverter::new(&wide, info, Some(plain_config()))?,
-            original: new_frame(&wide)?,
-            restored: new_frame(&wide)?,
-            has_alpha: info.has_alpha(),
-        })))
+        // Chroma is repeated on the way there and picked on the way back: what is not changed comes back as it was.
+        let mut config = plain_config();
+        config.set_chroma_mode(VideoChromaMode::None);
+        let unpacked = Unpacked {
+            unpack: VideoConverter::new(info, &wide, Some(config.clone()))?,
+            pack: VideoConverter::new(&wide, info, Some(config))?,
+            frame: new_frame(&wide)?,
+        };
+        Ok((Self::Unpacked(Box::new(unpacked)), wide))
     }
 }
 
-impl Unpacked {
-    fn mix(&mut self, frame: &mut WriteFrame<'_>, restored: &VideoFrame<gst_video::video_frame::Writable>, share: u32) {
-        self.unpack
-            .frame_ref(frame, &mut self.original.as_mut_video_frame_ref());
-        self.unpack.frame_ref(
-            &restored.as_video_frame_ref(),
-            &mut self.restored.as_mut_video_frame_ref(),
-        );
-        let restored = self.restored.plane_data(0).expect("packed formats have one plane");
-        let original = self.original.plane_data_mut(0).expect("packed formats have one plane");
-        let words = original.chunks_exact_mut(2).zip(restored.chunks_exact(2));
-        for (index, (original, restored)) in words.enumerate() {
-            // Four words a pixel, alpha first.
-            if self.has_alpha && index % 4 == 0 {
-                continue;
-            }
-            let value = mixed(
-                u16::from_ne_bytes([original[0], original[1]]).into(),
-                u16::from_ne_bytes([restored[0], restored[1]]).into(),
-                share,
-            );
-            original.copy_from_slice(&(value as u16).to_ne_bytes());
-        }
-        self.pack.frame_ref(&self.original.as_video_frame_ref(), frame);
-    }
-}
-
-/// Bytes of a plane's row that hold pixels.
-fn row_bytes(info: &VideoInfo, plane: usize) -> usize {
-    let format = info.format_info();
-    (0..format.n_components() as usize)
-        .filter(|component| format.plane()[*component] as usize == plane)
-        .map(|component| {
-            format.scale_width(component as u8, info.width()) as usize * format.pixel_stride()[component] as usize
-        })
-        .max()
-        .unwrap_or(0)
-}
-
-/// Rows of a plane.
-fn rows(info: &VideoInfo, plane: usize) -> usize {
-    let format = info.format_info();
-    (0..format.n_components() as usize)
-        .find(|component| format.plane()[*component] as usize == plane)
-        .map_or(0, |component| {
-            format.scale_height(component as u8, info.height()) as usize
-        })
-}
-
-fn mix_planes(
+/// Calls `work` with every row of every plane: of `target`, and of two frames of the same format and size.
+fn each_row(
     info: &VideoInfo,
-    mixer: &Mixer,
-    frame: &mut WriteFrame<'_>,
-    restored: &VideoFrame<gst_video::video_frame::Writable>,
-    share: u32,
+    target: &mut WriteFrame<'_>,
+    a: &OwnFrame,
+    b: &OwnFrame,
+    mut work: impl FnMut(&mut [u8], &[u8], &[u8]),
 ) {
-    for plane in 0..info.n_planes() as usize {
-        let (row_bytes, rows) = (row_bytes(info, plane), rows(info, plane));
-        let (stride, restored_stride) = (
-            frame.plane_stride()[plane] as usize,
-            restored.plane_stride()[plane] as usize,
+    const SAME: &str = "the frames have the same planes";
+    for plane in 0..info.n_planes() {
+        let (row_bytes, rows) = plane_size(info, plane);
+        let stride = |strides: &[i32]| strides[plane as usize] as usize;
+        let (target_stride, a_stride, b_stride) = (
+            stride(target.plane_stride()),
+            stride(a.plane_stride()),
+            stride(b.plane_stride()),
         );
-        let source = restored.plane_data(plane as u32).expect("both have the same planes");
-        let target = frame.plane_data_mut(plane as u32).expect("both have the same planes");
-        for (target, source) in target.chunks_mut(stride).zip(source.chunks(restored_stride)).take(rows) {
-            let pairs = target.iter_mut().zip(source).take(row_bytes);
-            match mixer {
-                Mixer::Words { little_endian, mask } => {
-                    mix_words(
-                        &mut target[..row_bytes],
-                        &source[..row_bytes],
-                        share,
-                        *little_endian,
-                        *mask,
-                    );
-                }
-                _ => pairs.for_each(|(t, s)| *t = mixed((*t).into(), (*s).into(), share) as u8),
-            }
+        let sources = a
+            .plane_data(plane)
+            .expect(SAME)
+            .chunks(a_stride)
+            .zip(b.plane_data(plane).expect(SAME).chunks(b_stride));
+        let targets = target.plane_data_mut(plane).expect(SAME).chunks_mut(target_stride);
+        for (target, (a, b)) in targets.zip(sources).take(rows) {
+            work(&mut target[..row_bytes], &a[..row_bytes], &b[..row_bytes]);
         }
     }
 }
 
-fn mix_words(target: &mut [u8], source: &[u8], share: u32, little_endian: bool, mask: u16) {
+/// Bytes of a plane's row that hold pixels, and rows of the plane.
+fn plane_size(info: &VideoInfo, plane: u32) -> (usize, usize) {
+    let format = info.format_info();
+    let components = (0..format.n_components() as usize).filter(|component| format.plane()[*component] == plane);
+    components.fold((0, 0), |(row_bytes, rows), component| {
+        let columns = format.scale_width(component as u8, info.width()) as usize;
+        let bytes = columns * format.pixel_stride()[component] as usize;
+        let height = format.scale_height(component as u8, info.height()) as usize;
+        (row_bytes.max(bytes), rows.max(height))
+    })
+}
+
+fn add_words(target: &mut [u8], seen: &[u8], restored: &[u8], share: i32, little_endian: bool, mask: u16) {
     let read = |bytes: &[u8]| {
         let bytes = [bytes[0], bytes[1]];
         let word = if little_endian {
@@ -328,43 +331,22 @@ fn mix_words(target: &mut [u8], source: &[u8], share: u32, little_endian: bool, 
         } else {
             u16::from_be_bytes(bytes)
         };
-        u32::from(word & mask)
+        i32::from(word & mask)
     };
-    let half = u32::from(mask & mask.wrapping_neg()) / 2;
-    for (target, source) in target.chunks_exact_mut(2).zip(source.chunks_exact(2)) {
-        // Half a step more, since the mask cuts off below it.
-        let word = (mixed(read(target), read(source), share) + half).min(u32::from(mask)) as u16 & mask;
+    // Steps of one component value, so that the mask cuts off nothing.
+    let shift = mask.trailing_zeros();
+    let words = target
+        .chunks_exact_mut(2)
+        .zip(seen.chunks_exact(2))
+        .zip(restored.chunks_exact(2));
+    for ((target, seen), restored) in words {
+        let difference = (read(restored) - read(seen)) >> shift;
+        let value = (read(target) >> shift) + part(difference, share);
+        let word = (value.clamp(0, i32::from(mask >> shift)) as u16) << shift;
         target.copy_from_slice(&if little_endian {
             word.to_le_bytes()
         } else {
             word.to_be_bytes()
         });
-    }
-}
-
-/// Copies the alpha component, the fourth, of `frame` to `restored`; formats without one are left alone.
-fn copy_alpha(info: &VideoInfo, frame: &WriteFrame<'_>, restored: &mut VideoFrame<gst_video::video_frame::Writable>) {
-    const ALPHA: usize = 3;
-    let format = info.format_info();
-    if !format.has_alpha() {
-        return;
-    }
-    let plane = format.plane()[ALPHA] as usize;
-    let (step, offset) = (format.pixel_stride()[ALPHA] as usize, format.poffset()[ALPHA] as usize);
-    let bytes = format.depth()[ALPHA].div_ceil(8) as usize;
-    let (stride, restored_stride) = (
-        frame.plane_stride()[plane] as usize,
-        restored.plane_stride()[plane] as usize,
-    );
-    let source = frame.plane_data(plane as u32).expect("both have the same planes");
-    let target = restored
-        .plane_data_mut(plane as u32)
-        .expect("both have the same planes");
-    let (columns, rows) = (info.width() as usize, info.height() as usize);
-    for (target, source) in target.chunks_mut(restored_stride).zip(source.chunks(stride)).take(rows) {
-        for column in 0..columns {
-            let at = column * step + offset;
-            target[at..at + bytes].copy_from_slice(&source[at..at + bytes]);
-        }
     }
 }

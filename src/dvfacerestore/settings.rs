@@ -206,6 +206,7 @@ pub fn properties() -> &'static [glib::ParamSpec] {
             glib::ParamSpecUInt64::builder("processing-deadline")
                 .nick("Processing deadline")
                 .blurb("Time for restoring a window that the latency answer allows, in nanoseconds (0 = measured at start)")
+                .maximum(gst::ClockTime::MAX.nseconds())
                 .default_value(default.processing_deadline.nseconds())
                 .mutable_ready()
                 .build(),

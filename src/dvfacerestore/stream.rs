@@ -27,12 +27,9 @@ pub struct Stream {
     store: FrameStore,
     /// Of the current caps.
     picture: Option<Picture>,
-    waiting: VecDeque<Waiting>,
-    ready: VecDeque<Item>,
+    queue: Queue,
     /// Result of the run's last window, whose last frames wait for the next one.
     previous: Option<Restored>,
-    /// Windows and frames restored since the last [`take_counts`](Self::take_counts).
-    counts: Counts,
 }
 
 /// What has been done.
@@ -54,10 +51,8 @@ impl Stream {
             planner: Planner::new(shape),
             store: FrameStore::new(shape, frame_bytes)?,
             picture: None,
-            waiting: VecDeque::new(),
-            ready: VecDeque::new(),
+            queue: Queue::default(),
             previous: None,
-            counts: Counts::default(),
         })
     }
 
@@ -82,17 +77,17 @@ impl Stream {
 
     /// The next buffer or event to send.
     pub fn pop_ready(&mut self) -> Option<Item> {
-        self.ready.pop_front()
+        self.queue.ready.pop_front()
     }
 
     pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.counts)
+        std::mem::take(&mut self.queue.counts)
     }
 
     /// Takes an event that keeps its place among the frames.
     pub fn push_event(&mut self, event: gst::Event) {
-        self.waiting.push_back(Waiting::Event(event));
-        self.release_events();
+        self.queue.waiting.push_back(Waiting::Event(event));
+        self.queue.release_events();
     }
 
     /// Takes a frame: `input` to restore, `output` with the same pixels and the metadata, to be sent. Restores the window
@@ -113,7 +108,7 @@ impl Stream {
         let picture = self.picture.as_mut().expect("caps come before frames");
         picture.read(input, self.store.next());
         self.store.commit();
-        self.waiting.push_back(Waiting::Frame {
+        self.queue.waiting.push_back(Waiting::Frame {
             buffer: output,
             strength,
         });
@@ -133,11 +128,14 @@ impl Stream {
             Tail::Window(plan) => self.restore(&plan, restorer)?,
             Tail::Held(frames) => {
                 let restored = self.previous.take().expect("held frames come from a window");
-                let first = self.shape.frames() - (frames.end - frames.start) as usize;
-                for slot in first..self.shape.frames() {
-                    self.finish_frame(|pixels| pixels.copy_from_slice(restored.frame(slot)));
+                let frames = (frames.end - frames.start) as usize;
+                for back in (0..frames).rev() {
+                    let slot = self.shape.frames() - 1 - back;
+                    let seen = self.store.recent(back);
+                    let draw = |pixels: &mut [u8]| pixels.copy_from_slice(restored.frame(slot));
+                    self.queue.finish_frame(self.picture.as_mut(), seen, draw);
                 }
-                self.release_events();
+                self.queue.release_events();
             }
         }
         self.end_run();
@@ -146,10 +144,10 @@ impl Stream {
 
     /// Makes everything that is held ready as it came, unrestored.
     pub fn give_up(&mut self) {
-        for waiting in self.waiting.drain(..) {
-            self.ready.push_back(match waiting {
+        for waiting in self.queue.waiting.drain(..) {
+            self.queue.ready.push_back(match waiting {
                 Waiting::Frame { buffer, .. } => {
-                    self.counts.bypassed += 1;
+                    self.queue.counts.bypassed += 1;
                     Item::Buffer(buffer)
                 }
                 Waiting::Event(event) => Item::Event(event),
@@ -160,8 +158,8 @@ impl Stream {
 
     /// Forgets everything (flush).
     pub fn clear(&mut self) {
-        self.waiting.clear();
-        self.ready.clear();
+        self.queue.waiting.clear();
+        self.queue.ready.clear();
         self.end_run();
     }
 
@@ -172,35 +170,51 @@ impl Stream {
     }
 
     fn restore(&mut self, plan: &Plan, restorer: &mut Restorer) -> Result<(), RestoreError> {
-        let restored = restorer.restore(self.store.window(plan))?;
+        let window = self.store.window(plan);
+        let restored = restorer.restore(window)?;
         let previous = self.previous.take();
+        let frame_bytes = window.len() / self.shape.frames();
         for frame in plan.emit.clone() {
-            let new = restored.frame(plan.slot(frame));
+            let slot = plan.slot(frame);
+            let seen = &window[slot * frame_bytes..][..frame_bytes];
+            let new = restored.frame(slot);
             let old = plan.previous_slot(frame).zip(previous.as_ref());
-            self.finish_frame(|pixels| match old {
-                Some((slot, previous)) => cross_fade(previous.frame(slot), new, plan.weight(frame), pixels),
-                None => pixels.copy_from_slice(new),
-            });
+            self.queue
+                .finish_frame(self.picture.as_mut(), seen, |pixels| match old {
+                    Some((slot, previous)) => cross_fade(previous.frame(slot), new, plan.weight(frame), pixels),
+                    None => pixels.copy_from_slice(new),
+                });
         }
-        self.release_events();
+        self.queue.release_events();
         if !plan.held().is_empty() {
             self.previous = Some(restored);
         }
-        self.counts.windows += 1;
+        self.queue.counts.windows += 1;
         Ok(())
     }
+}
 
-    /// Puts the pixels that `draw` writes in the place of the first waiting frame and makes it ready.
-    fn finish_frame(&mut self, draw: impl FnOnce(&mut [u8])) {
+/// Frames and events in order.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    ready: VecDeque<Item>,
+    counts: Counts,
+}
+
+impl Queue {
+    /// Applies what the graphs made of the first waiting frame, from the pixels `seen` to those that `draw` writes, and
+    /// makes it ready.
+    fn finish_frame(&mut self, picture: Option<&mut Picture>, seen: &[u8], draw: impl FnOnce(&mut [u8])) {
         self.release_events();
         let Some(Waiting::Frame { mut buffer, strength }) = self.waiting.pop_front() else {
             unreachable!("the planner counts the frames that wait");
         };
         if strength > 0.0 {
-            let picture = self.picture.as_mut().expect("caps come before frames");
+            let picture = picture.expect("caps come before frames");
             let info = picture.info().clone();
             match VideoFrameRef::from_buffer_ref_writable(buffer.make_mut(), &info) {
-                Ok(mut frame) => picture.write(&mut frame, strength, draw),
+                Ok(mut frame) => picture.apply(&mut frame, strength, seen, draw),
                 Err(_) => unreachable!("it was mapped for writing when it was filled"),
             }
             self.counts.restored += 1;

@@ -117,6 +117,13 @@ impl FrameStore {
         &self.bytes[self.byte_range(start, start + frames)]
     }
 
+    /// The frame `back` frames before the last one committed, one of the current window's.
+    pub fn recent(&self, back: usize) -> &[u8] {
+        debug_assert!(back < self.filled, "frame {back} is not in the current window");
+        let at = self.base + self.filled - 1 - back;
+        &self.bytes[self.byte_range(at, at + 1)]
+    }
+
     /// Forgets the frames: the next one is frame 0 of a new run. To be called whenever a run ends.
     pub fn reset(&mut self) {
         self.base = 0;

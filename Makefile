@@ -1,0 +1,26 @@
+# Each target works alone and in any order; what is missing gets installed (apt packages, .venv, ONNX Runtime).
+.PHONY: help build demo test clean
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+INPUT ?=
+export INPUT
+
+help:
+	@echo 'make build              the plugin and ONNX Runtime, in target/release'
+	@echo 'make demo               restores a degraded clip, into demo/'
+	@echo 'make demo INPUT=my.mp4  restores your own file, into demo/'
+	@echo 'make test               formatting, lints, all tests'
+	@echo 'make clean              removes target/ and what the demo wrote; keeps .venv'
+
+build:
+	@scripts/build.sh
+
+demo:
+	@scripts/demo.sh
+
+test:
+	@scripts/test.sh
+
+clean:
+	@scripts/clean.sh

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# make test: formatting, lints and all tests. Builds the release plugin first: the demo's tests run it.
+#
+# The Rust tests have cargo's dev profile: overflow checks and debug assertions catch what a release build passes over,
+# and each test binary links in a moment, where the release profile does LTO.
+set -eu
+. "$(dirname "$0")/lib.sh"
+
+scripts/build.sh
+need_rust
+need_component fmt rustfmt
+need_component clippy clippy
+need_python demo dev
+
+python=$PWD/.venv/bin/python
+# Where the tests find ONNX Runtime; a warning of GLib or GStreamer aborts.
+ORT_DYLIB_PATH=$(realpath "$release/libonnxruntime.so")
+export ORT_DYLIB_PATH G_DEBUG=fatal_warnings
+
+say "cargo fmt"
+cargo fmt --check
+say "cargo clippy"
+cargo clippy --locked --all-targets -- -D warnings
+say "cargo test"
+cargo test --locked
+say "ruff"
+"$python" -m ruff format --config models/pyproject.toml --check models examples tests
+"$python" -m ruff check --config models/pyproject.toml models examples tests
+say "pytest models"
+(cd models && "$python" -m pytest -q)
+say "pytest examples/demo"
+(cd examples/demo && PYTHONPATH=../../models "$python" -m pytest -q -p no:cacheprovider)
+say "all passed"

@@ -1,0 +1,333 @@
+//! Cuts of the stream, events between frames, flushes: no window spans a cut, and everything keeps its place.
+
+use gst::prelude::*;
+use gst_video::VideoFormat;
+
+use crate::rig::{FRAME, Out, Rig, assert_brighter, bytes, flat, frame, info, labels, rgb, stamp, time_segment};
+
+fn custom(name: &str) -> gst::Event {
+    gst::event::CustomDownstream::new(gst::Structure::new_empty(name))
+}
+
+fn tag(title: &str) -> gst::Event {
+    let mut tags = gst::TagList::new();
+    tags.get_mut()
+        .unwrap()
+        .add::<gst::tags::Title>(&title, gst::TagMergeMode::Append);
+    gst::event::Tag::new(tags)
+}
+
+/// `blend` shows where in its window a frame was: with a cut after `first` frames of `count`, both runs begin anew.
+#[track_caller]
+fn assert_cut(out: &[gst::Buffer], first: usize, count: usize) {
+    let values: Vec<u8> = out.iter().map(|buffer| bytes(buffer)[0]).collect();
+    let expected: Vec<u8> = [first, count - first]
+        .into_iter()
+        .flat_map(|count| run(count))
+        .collect();
+    assert_eq!(values, expected, "a cut after {first} frames");
+    let order: Vec<u64> = out.iter().map(|buffer| buffer.offset()).collect();
+    assert_eq!(order, (0..count as u64).collect::<Vec<_>>());
+}
+
+/// Values of a run of black frames in `blend`.
+fn run(count: usize) -> Vec<u8> {
+    let rig = Rig::new("blend");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push_all((0..count as u64).map(|index| flat(&rgb(), index, 0)));
+    rig.eos();
+    rig.take_buffers().iter().map(|buffer| bytes(buffer)[0]).collect()
+}
+
+#[test]
+fn no_window_spans_a_cut() {
+    type Cut = fn(&Rig, &mut gst::Buffer);
+    let cuts: [(&str, Cut); 6] = [
+        ("discont", |_, next| {
+            next.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT)
+        }),
+        ("segment", |rig, _| assert!(rig.event(time_segment()))),
+        ("gap", |rig, next| {
+            let gap = gst::event::Gap::builder(next.pts().unwrap()).duration(FRAME).build();
+            assert!(rig.event(gap));
+        }),
+        ("stream-start", |rig, _| {
+            assert!(rig.event(gst::event::StreamStart::new("another")));
+            assert!(rig.event(gst::event::Caps::new(&rgb().to_caps().unwrap())));
+            assert!(rig.event(time_segment()));
+        }),
+        ("caps", |rig, _| {
+            let mut caps = rgb().to_caps().unwrap();
+            caps.get_mut().unwrap().set("framerate", gst::Fraction::new(30, 1));
+            assert!(rig.event(gst::event::Caps::new(&caps)));
+        }),
+        ("drain query", |rig, _| {
+            rig.on_downstream_query(|query| query.type_() == gst::QueryType::Drain);
+            assert!(rig.src.peer_query(&mut gst::query::Drain::new()));
+        }),
+    ];
+    for (name, cut) in cuts {
+        for first in [0, 1, 3, 5, 6, 8, 9] {
+            println!("{name} after {first}");
+            let rig = Rig::new("blend");
+            rig.start(&rgb().to_caps().unwrap());
+            rig.push_all((0..first).map(|index| flat(&rgb(), index, 0)));
+            let mut next = flat(&rgb(), first, 0);
+            cut(&rig, &mut next);
+            let mut out = rig.take_buffers();
+            if name != "discont" {
+                assert_eq!(out.len() as u64, first, "all that came before the cut goes before it");
+            }
+            rig.push(next).unwrap();
+            rig.push_all((first + 1..first + 7).map(|index| flat(&rgb(), index, 0)));
+            rig.eos();
+            out.extend(rig.take_buffers());
+            assert_cut(&out, first as usize, first as usize + 7);
+            assert_eq!(rig.errors(), []);
+        }
+    }
+}
+
+#[test]
+fn caps_change_size_and_format_in_the_middle_of_a_window() {
+    let rig = Rig::new("brighter");
+    let small = rgb();
+    rig.start(&small.to_caps().unwrap());
+    rig.push_all((0..3).map(|index| frame(&small, index)));
+    let kinds = [
+        info(VideoFormat::Rgb, 64, 48),
+        info(VideoFormat::I420, 31, 17),
+        info(VideoFormat::Bgra, 32, 32),
+        rgb(),
+    ];
+    let mut index = 3;
+    for kind in &kinds {
+        let caps = kind.to_caps().unwrap();
+        assert!(rig.event(gst::event::Caps::new(&caps)));
+        rig.push_all((index..index + 7).map(|index| frame(kind, index)));
+        index += 7;
+    }
+    rig.eos();
+    // Caps that came last, for every buffer.
+    let mut caps = None;
+    let mut next = 0;
+    for item in rig.take() {
+        match item {
+            Out::Event(event) => {
+                if let gst::EventView::Caps(event) = event.view() {
+                    caps = Some(gst_video::VideoInfo::from_caps(event.caps()).unwrap());
+                }
+            }
+            Out::Buffer(buffer) => {
+                assert_eq!(buffer.offset(), next);
+                let expected = match next.checked_sub(3) {
+                    None => &small,
+                    Some(index) => &kinds[index as usize / 7],
+                };
+                assert_eq!(caps.as_ref(), Some(expected), "frame {next}");
+                assert_eq!(buffer.size(), expected.size());
+                next += 1;
+            }
+        }
+    }
+    assert_eq!(next, 3 + 7 * kinds.len() as u64);
+    assert_eq!(rig.stat("frames-restored"), next);
+    assert_eq!(rig.errors(), []);
+}
+
+#[test]
+fn events_keep_their_place_among_held_frames() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.take();
+    assert!(rig.event(custom("first")));
+    assert_eq!(labels(&rig.take()), ["first"], "nothing is held: it goes at once");
+    let mut expected = Vec::new();
+    for index in 0..13 {
+        rig.push(frame(&rgb(), index)).unwrap();
+        expected.push(index.to_string());
+        if index % 4 == 2 {
+            assert!(rig.event(tag(&format!("title {index}"))));
+            expected.push("tag".into());
+        }
+        if index % 5 == 1 {
+            assert!(rig.event(custom(&format!("custom-{index}"))));
+            assert!(rig.event(custom(&format!("again-{index}"))));
+            expected.extend([format!("custom-{index}"), format!("again-{index}")]);
+        }
+        if index == 6 {
+            assert!(
+                rig.event(gst::event::CustomDownstreamSticky::new(gst::Structure::new_empty(
+                    "sticky"
+                )))
+            );
+            expected.push("custom-downstream-sticky".into());
+        }
+    }
+    rig.eos();
+    expected.push("eos".into());
+    let out = rig.take();
+    assert_eq!(labels(&out), expected);
+    let buffers: Vec<_> = out.into_iter().filter_map(Out::buffer).collect();
+    assert_brighter(&rgb(), &buffers, 0, 13);
+}
+
+#[test]
+fn events_that_are_not_serialized_overtake() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push_all((0..2).map(|index| frame(&rgb(), index)));
+    rig.take();
+    let urgent = gst::event::CustomDownstreamOob::new(gst::Structure::new_empty("urgent"));
+    assert!(rig.event(urgent));
+    assert_eq!(labels(&rig.take()), ["custom-downstream-oob"]);
+}
+
+#[test]
+fn serialized_queries_are_answered_after_the_frames_before_them() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push_all((0..3).map(|index| frame(&rgb(), index)));
+    let (sender, seen) = std::sync::mpsc::channel();
+    let sent = rig.element.clone();
+    rig.on_downstream_query(move |query| {
+        let is_custom = query.type_() == gst::QueryType::Custom;
+        if is_custom {
+            let statistics = sent.property::<gst::Structure>("stats");
+            sender.send(statistics.get::<u64>("frames-out").unwrap()).unwrap();
+        }
+        is_custom
+    });
+    let mut query = gst::query::Custom::new(gst::Structure::new_empty("question"));
+    assert!(query.is_serialized());
+    assert!(rig.src.peer_query(&mut query));
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), [3]);
+    assert_brighter(&rgb(), &rig.take_buffers(), 0, 3);
+}
+
+#[test]
+fn nothing_stale_comes_after_a_flush() {
+    let rig = Rig::new("blend");
+    rig.start(&rgb().to_caps().unwrap());
+    for held in 0..9 {
+        rig.push_all((0..held).map(|index| flat(&rgb(), index, 0)));
+        assert!(rig.event(custom("stale")));
+        assert!(rig.event(gst::event::FlushStart::new()));
+        assert_eq!(rig.push(flat(&rgb(), 50, 0)), Err(gst::FlowError::Flushing));
+        assert!(rig.event(gst::event::FlushStop::new(true)));
+        assert!(rig.event(time_segment()));
+        rig.take();
+        // The window begins anew: the same values as of a stream that begins here.
+        rig.push_all((100..107).map(|index| flat(&rgb(), index, 0)));
+        rig.eos();
+        let out = rig.take();
+        assert_eq!(
+            labels(&out),
+            ["100", "101", "102", "103", "104", "105", "106", "eos"],
+            "{held} held"
+        );
+        let values: Vec<u8> = out
+            .into_iter()
+            .filter_map(Out::buffer)
+            .map(|buffer| bytes(&buffer)[0])
+            .collect();
+        assert_eq!(values, run(7), "{held} held");
+        assert!(rig.event(gst::event::FlushStart::new()));
+        assert!(rig.event(gst::event::FlushStop::new(true)));
+        assert!(rig.event(time_segment()));
+    }
+}
+
+/// A queue does the same: a flush takes the data, not what is known of the stream.
+#[test]
+fn sticky_events_outlive_a_flush() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push(frame(&rgb(), 0)).unwrap();
+    assert!(rig.event(tag("kept")));
+    assert!(rig.event(custom("stale")));
+    rig.event(gst::event::FlushStart::new());
+    rig.event(gst::event::FlushStop::new(true));
+    rig.event(time_segment());
+    rig.take();
+    rig.push(frame(&rgb(), 1)).unwrap();
+    rig.eos();
+    assert_eq!(labels(&rig.take()), ["tag", "1", "eos"]);
+}
+
+#[test]
+fn reconfigure_in_the_middle_of_a_window_loses_nothing() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    let mut asked = 0;
+    let (count, answers) = std::sync::mpsc::channel();
+    rig.on_downstream_query(move |query| {
+        if query.type_() == gst::QueryType::Allocation {
+            asked += 1;
+            count.send(asked).unwrap();
+        }
+        false
+    });
+    for index in 0..13 {
+        rig.push(frame(&rgb(), index)).unwrap();
+        assert!(rig.sink.push_event(gst::event::Reconfigure::new()));
+    }
+    rig.eos();
+    assert_brighter(&rgb(), &rig.take_buffers(), 0, 13);
+    assert_eq!(
+        answers.try_iter().last(),
+        Some(12),
+        "each was followed by an allocation query"
+    );
+    assert_eq!(rig.stat("windows"), 3, "no window was cut");
+}
+
+#[test]
+fn a_discont_keeps_its_flag_and_no_other_frame_gets_one() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    for index in 0..12 {
+        let mut buffer = frame(&rgb(), index);
+        if [0, 3, 4, 9].contains(&index) {
+            buffer.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
+        }
+        rig.push(buffer).unwrap();
+    }
+    rig.eos();
+    let discont: Vec<u64> = rig
+        .take_buffers()
+        .iter()
+        .filter(|buffer| buffer.flags().contains(gst::BufferFlags::DISCONT))
+        .map(|buffer| buffer.offset())
+        .collect();
+    assert_eq!(discont, [0, 3, 4, 9]);
+}
+
+#[test]
+fn a_stream_after_eos_begins_anew() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push_all((0..3).map(|index| frame(&rgb(), index)));
+    rig.eos();
+    assert_brighter(&rgb(), &rig.take_buffers(), 0, 3);
+    assert!(rig.event(gst::event::StreamStart::new("next")));
+    assert!(rig.event(gst::event::Caps::new(&rgb().to_caps().unwrap())));
+    assert!(rig.event(time_segment()));
+    rig.push_all((3..9).map(|index| frame(&rgb(), index)));
+    rig.eos();
+    assert_brighter(&rgb(), &rig.take_buffers(), 3, 6);
+}
+
+#[test]
+fn frames_of_the_wrong_size_are_an_error_and_not_a_panic() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push(frame(&rgb(), 0)).unwrap();
+    let mut short = gst::Buffer::from_slice([0u8; 100]);
+    stamp(short.get_mut().unwrap(), 1);
+    assert_eq!(rig.push(short), Err(gst::FlowError::Error));
+    let errors = rig.errors();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    rig.eos();
+    assert_brighter(&rgb(), &rig.take_buffers(), 0, 1);
+}

@@ -1,0 +1,53 @@
+//! The element with generated bundles (tests/bundles): counts, order, pixels, latency, errors, states.
+//!
+//! Needs libonnxruntime: at ORT_DYLIB_PATH, or in target/release, where `make build` puts it.
+
+mod cuts;
+// mod downstream;
+// mod errors;
+// mod formats;
+// mod latency;
+mod order;
+// mod pixels;
+// mod process;
+// mod properties;
+mod rig;
+// mod states;
+// mod strength;
+
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+/// Initialises GStreamer with the plugin, and tells the element where the runtime is.
+fn init() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        gst::init().unwrap();
+        gstdvface::plugin_register_static().unwrap();
+        gst::meta::CustomMeta::register("DvfaceTestMeta", &["video", "size", "orientation"]);
+    });
+}
+
+/// Path of libonnxruntime.
+///
+/// # Panics
+/// A missing runtime is no reason to skip a test.
+fn runtime_library() -> PathBuf {
+    let path = match std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
+        Some(path) => PathBuf::from(path),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/libonnxruntime.so"),
+    };
+    assert!(
+        path.is_file(),
+        "no ONNX Runtime at {}: run `make build`, or set ORT_DYLIB_PATH to the path of libonnxruntime.so",
+        path.display()
+    );
+    path
+}
+
+/// Folder of a generated bundle.
+fn bundle(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
+    assert!(path.is_dir(), "no bundle {}", path.display());
+    path.to_str().unwrap().into()
+}
