@@ -9,7 +9,7 @@ use gst_video::VideoFrameRef;
 
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
-use super::stream::Item;
+use super::stream::{Item, Stream};
 use crate::restorer::RestoreError;
 
 impl DvFaceRestore {
@@ -17,7 +17,7 @@ impl DvFaceRestore {
     pub(super) fn take_frame(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
         self.sync_controlled(&buffer);
         self.statistics.lock().frames_in += 1;
-        self.follow_disabled()?;
+        self.follow_disabled(&buffer)?;
         self.observe_time(&buffer);
         if self.latency.lock().disabled {
             self.statistics.lock().counts.bypassed += 1;
@@ -25,7 +25,7 @@ impl DvFaceRestore {
         }
         // Not the base class's `is_discont`, which stays set until it has pushed a buffer itself.
         if buffer.flags().contains(gst::BufferFlags::DISCONT) {
-            self.drain()?;
+            self.drain_before(Some(&buffer))?;
         }
         let strength = self.settings.lock().strength;
         let output = self.output_for(&buffer)?;
@@ -64,13 +64,30 @@ impl DvFaceRestore {
 
     /// Ends the run, and sends on every frame that is held.
     pub(super) fn drain(&self) -> Result<(), gst::FlowError> {
+        self.drain_before(None)
+    }
+
+    /// Ends the run before the frame `next`. Where that fails, `next` goes on with the frames that are held.
+    fn drain_before(&self, next: Option<&gst::Buffer>) -> Result<(), gst::FlowError> {
         self.with_engine(|engine| {
-            if engine.stream.holds_frames() {
-                gst::debug!(CAT, imp = self, "draining");
-                engine.stream.drain(&mut engine.restorer)?;
+            if !engine.stream.holds_frames() {
+                return Ok(());
             }
-            Ok(())
+            gst::debug!(CAT, imp = self, "draining");
+            let drained = engine.stream.drain(&mut engine.restorer);
+            if let (Err(_), Some(next)) = (&drained, next) {
+                engine.stream.push_unrestored(next.clone());
+            }
+            Ok(drained?)
         })
+    }
+
+    /// Forgets what is held (flush). The source pad keeps the sticky events, and sends them with what comes next.
+    pub(super) fn forget(&self, stream: &mut Stream) {
+        for event in stream.clear() {
+            // It refuses where the stream has ended.
+            let _ = self.obj().src_pad().store_sticky_event(&event);
+        }
     }
 
     /// Whether frames pass through: no strength, and nothing that would change it from frame to frame.
@@ -87,7 +104,7 @@ impl DvFaceRestore {
         let done = work(&mut engine);
         if let Err(Failure::Restore(error)) = &done {
             match error {
-                RestoreError::Interrupted => engine.stream.clear(),
+                RestoreError::Interrupted => self.forget(&mut engine.stream),
                 _ => engine.stream.give_up(),
             }
         }
@@ -113,14 +130,17 @@ impl DvFaceRestore {
     }
 
     fn send_ready(&self, engine: &mut Engine) -> Result<(), gst::FlowError> {
+        let mut result = Ok(());
         while let Some(item) = engine.stream.pop_ready() {
-            if let Err(error) = self.send(item) {
-                // Downstream takes nothing more; what waits for a window stays, as with any element.
-                while engine.stream.pop_ready().is_some() {}
-                return Err(error);
+            match item {
+                // Downstream takes no more frames; what waits for a window stays, as with any element.
+                Item::Buffer(buffer) if result.is_err() => drop(buffer),
+                Item::Buffer(_) => result = self.send(item),
+                // Events are no part of the data flow.
+                Item::Event(_) => self.send(item)?,
             }
         }
-        Ok(())
+        result
     }
 
     fn send(&self, item: Item) -> Result<(), gst::FlowError> {
@@ -153,8 +173,8 @@ impl DvFaceRestore {
         }
     }
 
-    /// Starts or ends passing frames through, after sending on those that are held.
-    fn follow_disabled(&self) -> Result<(), gst::FlowError> {
+    /// Starts or ends passing frames through with `next`, after sending on those that are held.
+    fn follow_disabled(&self, next: &gst::Buffer) -> Result<(), gst::FlowError> {
         let disabled = self.is_disabled();
         if self.latency.lock().disabled == disabled {
             return Ok(());
@@ -165,10 +185,17 @@ impl DvFaceRestore {
             "{}",
             if disabled { "passing through" } else { "restoring" }
         );
-        let drained = self.drain();
+        let drained = self.drain_before(Some(next));
         self.change_latency(|latency| latency.disabled = disabled);
         self.obj().set_passthrough(disabled);
-        drained
+        drained?;
+        // The base class has no pool while frames pass through.
+        self.obj().reconfigure_src();
+        if self.obj().reconfigure() {
+            Ok(())
+        } else {
+            Err(gst::FlowError::NotNegotiated)
+        }
     }
 
     fn observe_time(&self, buffer: &gst::BufferRef) {

@@ -15,22 +15,15 @@ use gst_video::{
 type ReadFrame<'a> = VideoFrameRef<&'a gst::BufferRef>;
 type WriteFrame<'a> = VideoFrameRef<&'a mut gst::BufferRef>;
 
-/// Raw formats that an element can take: components of 8 or 10 bits, which GstVideoConverter reads and writes.
+/// Raw formats that the element takes: colours of 8 or 10 bits, which GstVideoConverter reads and writes.
 pub fn formats() -> impl Iterator<Item = VideoFormat> {
     VideoFormat::iter_raw().filter(|format| {
         let info = VideoFormatInfo::from_format(*format);
-        !info.has_palette()
-            && !info.depth().is_empty()
-            && info
-                .depth()
-                .iter()
-                .all(|depth| matches!(depth, 8 | 10) || is_small_alpha(&info, *depth))
+        let depths = info.depth();
+        // A fourth component is alpha, of which packed 10-bit formats have two bits (Y410 without the flag).
+        let colours = &depths[..depths.len().min(3)];
+        !info.has_palette() && !colours.is_empty() && colours.iter().all(|depth| matches!(depth, 8 | 10))
     })
-}
-
-/// Packed 10-bit formats leave two bits for alpha.
-fn is_small_alpha(info: &VideoFormatInfo, depth: u32) -> bool {
-    info.has_alpha() && depth == 2
 }
 
 /// Where the picture lies in the bundle's frame, in pixels.

@@ -118,6 +118,11 @@ impl Stream {
         }
     }
 
+    /// Takes a frame that can only be [given up](Self::give_up), since the run before it could not be ended.
+    pub fn push_unrestored(&mut self, buffer: gst::Buffer) {
+        self.queue.waiting.push_back(Waiting::Frame { buffer, strength: 0.0 });
+    }
+
     /// Ends the run: restores what is left of it.
     ///
     /// # Errors
@@ -156,11 +161,20 @@ impl Stream {
         self.end_run();
     }
 
-    /// Forgets everything (flush).
-    pub fn clear(&mut self) {
-        self.queue.waiting.clear();
-        self.queue.ready.clear();
+    /// Forgets everything (flush) but sticky events, which tell of the stream and not of a place in it: those it gives
+    /// back.
+    pub fn clear(&mut self) -> Vec<gst::Event> {
+        let waiting = self.queue.waiting.drain(..).filter_map(|waiting| match waiting {
+            Waiting::Event(event) => Some(event),
+            Waiting::Frame { .. } => None,
+        });
+        let ready = self.queue.ready.drain(..).filter_map(|item| match item {
+            Item::Event(event) => Some(event),
+            Item::Buffer(_) => None,
+        });
+        let sticky = ready.chain(waiting).filter(|event| event.is_sticky()).collect();
         self.end_run();
+        sticky
     }
 
     fn end_run(&mut self) {

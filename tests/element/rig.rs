@@ -74,7 +74,14 @@ impl Rig {
                         Some(answer) => answer(query),
                         None => false,
                     };
-                    answered || gst::Pad::query_default(pad, parent, query)
+                    answered
+                        || match query.view_mut() {
+                            gst::QueryViewMut::Latency(query) => {
+                                query.set(false, gst::ClockTime::ZERO, gst::ClockTime::NONE);
+                                true
+                            }
+                            _ => gst::Pad::query_default(pad, parent, query),
+                        }
                 })
                 .build()
         };
@@ -101,7 +108,19 @@ impl Rig {
                         Some(answer) => answer(query),
                         None => false,
                     };
-                    answered || gst::Pad::query_default(pad, parent, query)
+                    answered
+                        || match query.view_mut() {
+                            gst::QueryViewMut::Caps(query) => {
+                                let caps = query.filter_owned().unwrap_or_else(gst::Caps::new_any);
+                                query.set_result(&caps);
+                                true
+                            }
+                            gst::QueryViewMut::AcceptCaps(query) => {
+                                query.set_result(true);
+                                true
+                            }
+                            _ => gst::Pad::query_default(pad, parent, query),
+                        }
                 })
                 .build()
         };
