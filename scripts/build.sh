@@ -14,6 +14,6 @@ cargo build --release --locked
 [ -f models/dvface-nano/bundle.toml ] || die "models/dvface-nano/bundle.toml: no such file"
 ln -sfnr models/dvface-nano "$release/dvface-nano"
 
-GST_PLUGIN_PATH=$release gst-inspect-1.0 --exists dvfacerestore ||
+GST_PLUGIN_PATH=$release gst-inspect-1.0 dvfacerestore >/dev/null ||
     die "GStreamer does not load $release/libgstdvface.so; see: GST_DEBUG=3 GST_PLUGIN_PATH=$release gst-inspect-1.0 dvfacerestore"
 say "built: GST_PLUGIN_PATH=$release gst-inspect-1.0 dvfacerestore"

@@ -5,4 +5,4 @@ set -eu
 
 say "removing $target and the demo's files"
 rm -rf "$target"
-rm -f demo/*.mp4 demo/*.png demo/*.log
+rm -f demo/{clean,input,restored,side_by_side}.mp4 demo/contact.png demo/restored.log

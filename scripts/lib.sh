@@ -93,8 +93,12 @@ need_python() {
         stamp=.venv/.installed-$name-$(sha256sum "$file" | cut -c1-16)
         [ -e "$stamp" ] && continue
         say "pip: installing $file"
-        options=()
-        [ "$name" = runtime ] && options=(--require-hashes --no-deps --only-binary :all:)
+        # Both list all that they need, but for the dependencies of onnxruntime's Python part, which is not used there.
+        case $name in
+            runtime) options=(--require-hashes --no-deps --only-binary :all:) ;;
+            demo) options=(--no-deps) ;;
+            *) options=() ;;
+        esac
         .venv/bin/python -m pip install --quiet --disable-pip-version-check "${options[@]}" -r "$file"
         touch "$stamp"
     done

@@ -24,8 +24,11 @@ cargo clippy --locked --all-targets -- -D warnings
 say "cargo test"
 cargo test --locked
 say "ruff"
-"$python" -m ruff format --config models/pyproject.toml --check models examples tests
-"$python" -m ruff check --config models/pyproject.toml models examples tests
+# models/ finds its own settings, by which dvface is first-party there and a library elsewhere.
+"$python" -m ruff format --check models
+"$python" -m ruff check models
+"$python" -m ruff format --config models/pyproject.toml --check examples tests
+"$python" -m ruff check --config models/pyproject.toml examples tests
 say "pytest models"
 (cd models && "$python" -m pytest -q)
 say "pytest examples/demo"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 def to_float(frames: Tensor) -> Tensor:
     """u8 [..., T, H, W, 3] to f32 [..., T, 3, H, W] in [-1, 1]."""
-    return frames.movedim(-1, -3).float() / 127.5 - 1.0
+    return frames.movedim(-1, -3).contiguous().float() / 127.5 - 1.0
 
 
 def to_u8(video: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ impl DvFaceRestore {
             let input = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).map_err(|_| self.unmappable())?;
             let mut output = output;
             VideoFrameRef::from_buffer_ref_writable(output.make_mut(), &info)
-                .and_then(|mut frame| input.copy(&mut frame))
+                .and_then(|mut frame| picture.copy(&input, &mut frame))
                 .map_err(|_| self.unmappable())?;
             engine
                 .stream

@@ -311,15 +311,11 @@ impl BaseTransformImpl for DvFaceRestore {
                 query.set(live, min.saturating_add(own), max.opt_saturating_add(own));
                 true
             }
-            // What memory upstream may use does not depend on the frames that are held.
-            (_, gst::QueryViewMut::Allocation(_)) => BaseTransformImplExt::parent_query(self, direction, query),
-            // The answer of any other belongs after the frames that came before it.
-            _ => {
-                if query.is_serialized() {
-                    let _ = self.drain();
-                }
+            (gst::PadDirection::Sink, gst::QueryViewMut::Drain(_)) => {
+                let _ = self.drain();
                 BaseTransformImplExt::parent_query(self, direction, query)
             }
+            _ => BaseTransformImplExt::parent_query(self, direction, query),
         }
     }
 }

@@ -134,6 +134,26 @@ impl Picture {
         &self.info
     }
 
+    /// Copies a frame.
+    ///
+    /// # Errors
+    /// Fails where a frame's meta gives another size than the caps.
+    pub fn copy(&self, source: &ReadFrame<'_>, target: &mut WriteFrame<'_>) -> Result<(), glib::BoolError> {
+        source.copy(target)?;
+        // Of packed 4:2:2 with an odd width, GStreamer's copy leaves out the last chroma sample.
+        if self.info.width() % 2 == 1 && self.info.n_planes() == 1 {
+            let (row_bytes, rows) = plane_size(&self.info, 0);
+            let strides = (source.plane_stride()[0] as usize, target.plane_stride()[0] as usize);
+            let row_bytes = row_bytes.min(strides.0).min(strides.1);
+            let sources = source.plane_data(0)?.chunks(strides.0);
+            let targets = target.plane_data_mut(0)?.chunks_mut(strides.1);
+            for (target, source) in targets.zip(sources).take(rows) {
+                target[..row_bytes].copy_from_slice(&source[..row_bytes]);
+            }
+        }
+        Ok(())
+    }
+
     /// Converts and scales a frame to packed RGB [H, W, 3], the borders black.
     pub fn read(&mut self, frame: &ReadFrame<'_>, pixels: &mut [u8]) {
         self.into_rgb.frame_ref(frame, &mut self.rgb.as_mut_video_frame_ref());
@@ -242,13 +262,17 @@ impl Adder {
     /// For frames of `info`, with the format and size in which differences are taken.
     fn new(info: &VideoInfo) -> Result<(Self, VideoInfo), glib::BoolError> {
         let format = info.format_info();
-        if !format.is_complex() && !format.is_tiled() {
+        // IYU1 is packed in less than bytes, and has no flag for it.
+        let addressable = format.pixel_stride()[..format.n_components() as usize]
+            .iter()
+            .all(|step| *step > 0);
+        if addressable && !format.is_complex() && !format.is_tiled() {
             if format.depth().iter().all(|depth| *depth == 8) {
                 return Ok((Self::Bytes, info.clone()));
             }
             let (depth, shift) = (format.depth()[0], format.shift()[0]);
             let alike = format.depth().iter().all(|d| *d == depth) && format.shift().iter().all(|s| *s == shift);
-            if alike && depth + shift <= 16 {
+            if alike && depth + shift <= 16 && have_own_places(&format) {
                 let mask = (((1u32 << depth) - 1) << shift) as u16;
                 let little_endian = format.is_le();
                 return Ok((Self::Words { little_endian, mask }, info.clone()));
@@ -273,6 +297,15 @@ impl Adder {
         };
         Ok((Self::Unpacked(Box::new(unpacked)), wide))
     }
+}
+
+/// Whether no two components begin at the same byte of a plane, as those of r210 do.
+fn have_own_places(format: &VideoFormatInfo) -> bool {
+    let components = 0..format.n_components() as usize;
+    let place = |at: usize| (format.plane()[at], format.poffset()[at]);
+    components
+        .clone()
+        .all(|a| components.clone().all(|b| a == b || place(a) != place(b)))
 }
 
 /// Calls `work` with every row of every plane: of `target`, and of two frames of the same format and size.

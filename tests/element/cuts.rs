@@ -184,23 +184,21 @@ fn events_that_are_not_serialized_overtake() {
 }
 
 #[test]
-fn serialized_queries_are_answered_after_the_frames_before_them() {
+fn a_drain_query_goes_on_after_the_frames_before_it() {
     let rig = Rig::new("brighter");
     rig.start(&rgb().to_caps().unwrap());
     rig.push_all((0..3).map(|index| frame(&rgb(), index)));
     let (sender, seen) = std::sync::mpsc::channel();
-    let sent = rig.element.clone();
+    let element = rig.element.clone();
     rig.on_downstream_query(move |query| {
-        let is_custom = query.type_() == gst::QueryType::Custom;
-        if is_custom {
-            let statistics = sent.property::<gst::Structure>("stats");
+        let is_drain = query.type_() == gst::QueryType::Drain;
+        if is_drain {
+            let statistics = element.property::<gst::Structure>("stats");
             sender.send(statistics.get::<u64>("frames-out").unwrap()).unwrap();
         }
-        is_custom
+        is_drain
     });
-    let mut query = gst::query::Custom::new(gst::Structure::new_empty("question"));
-    assert!(query.is_serialized());
-    assert!(rig.src.peer_query(&mut query));
+    assert!(rig.src.peer_query(&mut gst::query::Drain::new()));
     assert_eq!(seen.try_iter().collect::<Vec<_>>(), [3]);
     assert_brighter(&rgb(), &rig.take_buffers(), 0, 3);
 }

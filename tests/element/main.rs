@@ -3,17 +3,17 @@
 //! Needs libonnxruntime: at ORT_DYLIB_PATH, or in target/release, where `make build` puts it.
 
 mod cuts;
-// mod downstream;
-// mod errors;
-// mod formats;
-// mod latency;
+mod downstream;
+mod errors;
+mod formats;
+mod latency;
 mod order;
-// mod pixels;
-// mod process;
-// mod properties;
+mod pixels;
+mod process;
+mod properties;
 mod rig;
-// mod states;
-// mod strength;
+mod states;
+mod strength;
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;

@@ -23,7 +23,6 @@ type OnQuery = dyn FnMut(&mut gst::QueryRef) -> bool + Send;
 #[derive(Default)]
 struct Around {
     out: Mutex<Vec<Out>>,
-    upstream_events: Mutex<Vec<gst::Event>>,
     on_buffer: Mutex<Option<Box<OnBuffer>>>,
     upstream_query: Mutex<Option<Box<OnQuery>>>,
     downstream_query: Mutex<Option<Box<OnQuery>>>,
@@ -62,13 +61,10 @@ impl Rig {
     pub fn around(element: gst::Element) -> Self {
         let around = Arc::new(Around::default());
         let src = {
-            let (events, queries) = (around.clone(), around.clone());
+            let queries = around.clone();
             gst::Pad::builder(gst::PadDirection::Src)
                 .name("src")
-                .event_function(move |_, _, event| {
-                    events.upstream_events.lock().unwrap().push(event);
-                    true
-                })
+                .event_function(|_, _, _| true)
                 .query_function(move |pad, parent, query| {
                     let answered = match &mut *queries.upstream_query.lock().unwrap() {
                         Some(answer) => answer(query),
@@ -180,10 +176,6 @@ impl Rig {
         self.take().into_iter().filter_map(Out::buffer).collect()
     }
 
-    pub fn take_upstream_events(&self) -> Vec<gst::Event> {
-        std::mem::take(&mut *self.around.upstream_events.lock().unwrap())
-    }
-
     /// What downstream answers to buffers. Those that are not taken are not among what came out.
     pub fn on_buffer(&self, answer: impl FnMut(&gst::Buffer) -> Flow + Send + 'static) {
         *self.around.on_buffer.lock().unwrap() = Some(Box::new(answer));
@@ -240,6 +232,8 @@ impl Drop for Rig {
         self.element.set_state(gst::State::Null).unwrap();
         self.src.set_active(false).unwrap();
         self.sink.set_active(false).unwrap();
+        // Messages hold their element, which holds the bus.
+        self.bus.set_flushing(true);
     }
 }
 
