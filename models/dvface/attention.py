@@ -1,4 +1,5 @@
-"""Attention with rotary positions in time, height and width, as Wan 2.1 has it, in real numbers (complex ones do not export)."""
+"""Attention with rotary positions in time, height and width, as Wan 2.1 has it, in real numbers (complex ones do not
+export)."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +7,8 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def rope_axis_pairs(head_dim: int) -> tuple[int, int, int]:
-    """Pairs of channels that turn with time, height, width: Wan's split (22 + 21 + 21 at a head of 128, 6 + 5 + 5 at 32)."""
+    """Pairs of channels that turn with time, height, width: Wan's split (22 + 21 + 21 at a head of 128, 6 + 5 + 5 at
+    32)."""
     side = head_dim // 6
     return head_dim // 2 - 2 * side, side, side
 
@@ -45,7 +47,8 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with RMS-normed queries and keys. Names follow Wan's (`q`, `k`, `v`, `o`, `norm_q`, `norm_k`).
+    """Multi-head attention with RMS-normed queries and keys. Names follow Wan's (`q`, `k`, `v`, `o`, `norm_q`,
+    `norm_k`).
 
     `forward(x [B, N, dim], context [B, M, context_dim] = x, table = None)` to [B, N, dim]. `keys` takes the place of a
     fixed context: what `keys_values(context)` gave.

@@ -1,4 +1,5 @@
-"""Diffusion Transformer with Wan 2.1's blocks and parameter names, and DVFace's fusion before each block (section 3.3)."""
+"""Diffusion Transformer with Wan 2.1's blocks and parameter names, and DVFace's fusion before each block (section
+3.3)."""
 
 import math
 from dataclasses import dataclass
@@ -92,7 +93,9 @@ class Dit(nn.Module):
         self.blocks = nn.ModuleList(Block(dit.dim, dit.ffn_dim, dit.heads) for _ in range(dit.layers))
         self.head = Head(dit.dim, channels * math.prod(dit.patch))
         self.temporal_modulation = TemporalModulation(config.prior.code_dim, dit.dim)
-        self.fusions = nn.ModuleList(SpatialFusion(config.prior.code_dim, dit.dim, dit.heads) for _ in range(dit.layers))
+        self.fusions = nn.ModuleList(
+            SpatialFusion(config.prior.code_dim, dit.dim, dit.heads) for _ in range(dit.layers)
+        )
 
     def condition(self) -> Condition:
         """Projects timestep and prompt for every block."""

@@ -1,8 +1,10 @@
-"""Measures a bundle on clean clips: degrades them, restores them through the GStreamer element, compares with the clean ones.
+"""Measures a bundle on clean clips: degrades them, restores them through the GStreamer element, compares with the
+clean ones.
 
     python -m dvface.evaluate --model models/dvface-nano --data DIR [--presets strong medium light clean]
 
-What is measured is what ships: the frames go through `gst-launch-1.0 … ! dvfacerestore ! …` as raw RGB, without a codec.
+What is measured is what ships: the frames go through `gst-launch-1.0 … ! dvfacerestore ! …` as raw RGB, without a
+codec.
 The element must be found (GST_PLUGIN_PATH).
 """
 
@@ -43,7 +45,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def ssim(a: np.ndarray, b: np.ndarray, every: int = 4) -> float:
     """Mean SSIM (Gaussian window, sigma 1.5, as Wang 2004) of every fourth frame of u8 clips [T, H, W, 3]."""
     settings = dict(channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
-    return float(np.mean([structural_similarity(x, y, **settings) for x, y in zip(a[::every], b[::every], strict=True)]))
+    return float(
+        np.mean([structural_similarity(x, y, **settings) for x, y in zip(a[::every], b[::every], strict=True)])
+    )
 
 
 def restore(model: str, frames: np.ndarray, fps: int = 25, properties: tuple[str, ...] = ()) -> np.ndarray:
@@ -58,7 +62,8 @@ def restore(model: str, frames: np.ndarray, fps: int = 25, properties: tuple[str
         parse = f"rawvideoparse format=rgb width={width} height={height} framerate={fps}/1"
         if width * 3 % 4:
             parse += f" plane-strides=<{width * 3}>"
-        line = f"filesrc location={source} ! {parse} ! dvfacerestore model={model} {' '.join(properties)} ! filesink location={target}"
+        element = f"dvfacerestore model={model} {' '.join(properties)}"
+        line = f"filesrc location={source} ! {parse} ! {element} ! filesink location={target}"
         run = subprocess.run(["gst-launch-1.0", "-q", *line.split()], capture_output=True, text=True, env=os.environ)
         if run.returncode:
             raise RuntimeError(f"gst-launch-1.0 {line}: {run.stdout}{run.stderr}")

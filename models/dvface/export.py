@@ -1,6 +1,7 @@
-"""Exports a trained model to a bundle: four ONNX graphs and bundle.toml, each graph checked in ONNX Runtime against torch.
+"""Exports a trained model to a bundle: four ONNX graphs and bundle.toml, each graph checked in ONNX Runtime against
+torch.
 
-    python -m dvface.export nano CHECKPOINT OUT
+python -m dvface.export nano CHECKPOINT OUT
 """
 
 import argparse
@@ -80,7 +81,8 @@ class DitGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """restored_latent, and with a fidelity path degraded_frames u8 [T, H, W, 3], to frames u8 [T, H, W, 3].
 
-    The head is a matrix product on channels-last features, its outputs ordered so that pixels fall into place in runs of a
+    The head is a matrix product on channels-last features, its outputs ordered so that pixels fall into place in
+    runs of a
     patch's row: ONNX Runtime moves such runs ten times faster than single values.
     """
 
@@ -112,7 +114,8 @@ class DecoderGraph(nn.Module):
 def export_graph(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
     """Writes one graph with static shapes and named inputs and outputs."""
     program = torch.onnx.export(
-        module.eval(), tuple(inputs.values()), input_names=list(inputs), output_names=outputs, opset_version=OPSET, dynamo=True,
+        module.eval(), tuple(inputs.values()), input_names=list(inputs), output_names=outputs, opset_version=OPSET,
+        dynamo=True,
         verbose=False,
     )  # fmt: skip
     proto = program.model_proto
@@ -261,7 +264,9 @@ def main() -> None:
     parser.add_argument("config", help="name in configs/, or a path")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of train_restorer, or 'random' for untrained weights")
     parser.add_argument("out", type=Path, help="folder of the bundle")
-    parser.add_argument("--frames", type=Path, help="u8 .npy [T, H, W, 3] to check with (default: seeded noise, blurred)")
+    parser.add_argument(
+        "--frames", type=Path, help="u8 .npy [T, H, W, 3] to check with (default: seeded noise, blurred)"
+    )
     parser.add_argument("--version", default="0.1.0")
     args = parser.parse_args()
 

@@ -1,4 +1,5 @@
-"""Frames as tensors: u8 pictures [T, H, W, 3] outside, values in [-1, 1] as [B, T, 3, H, W] inside; groups of frames in time."""
+"""Frames as tensors: u8 pictures [T, H, W, 3] outside, values in [-1, 1] as [B, T, 3, H, W] inside; groups of frames
+in time."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,5 @@
-"""Asymmetric spatio-temporal fusion (section 3.3): the temporal prior scales and shifts, the spatial prior adds detail."""
+"""Asymmetric spatio-temporal fusion (section 3.3): the temporal prior scales and shifts, the spatial prior adds
+detail."""
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,12 @@ class SpatialFusion(nn.Module):
         nn.init.zeros_(self.attn.o.bias)
 
     def forward(
-        self, x: Tensor, modulation: tuple[Tensor, Tensor], spatial: Tensor, temporal: Tensor, table: tuple[Tensor, Tensor]
+        self,
+        x: Tensor,
+        modulation: tuple[Tensor, Tensor],
+        spatial: Tensor,
+        temporal: Tensor,
+        table: tuple[Tensor, Tensor],
     ) -> Tensor:
         gamma, beta = modulation
         detail = self.attn(temporal, context=spatial, table=table)

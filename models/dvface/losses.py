@@ -13,7 +13,8 @@ def charbonnier(a: Tensor, b: Tensor, eps: float = 1e-3) -> Tensor:
 def log_mse(a: Tensor, b: Tensor, floor: float = 4e-5) -> Tensor:
     """Mean over samples of log(mse + floor): PSNR as a loss. The floor is at 50 dB.
 
-    The pixel MSE of eq. 13 in another measure: heavy and light degradations count alike, where the plain MSE would give up
+    The pixel MSE of eq. 13 in another measure: heavy and light degradations count alike, where the plain MSE would
+    give up
     light ones for a little gain on heavy ones.
     """
     return torch.log((a - b).square().mean(dim=(1, 2, 3, 4)) + floor).mean()

@@ -18,9 +18,7 @@ class DVFace(nn.Module):
         self.prior = PriorExtractor(config.prior, config.vae)
         self.dit = Dit(config)
 
-    def denoise(
-        self, latent: Tensor, spatial: Tensor, temporal: Tensor, condition: Condition | None = None
-    ) -> Tensor:
+    def denoise(self, latent: Tensor, spatial: Tensor, temporal: Tensor, condition: Condition | None = None) -> Tensor:
         """One step, z_hq = z_lq - t* v (eq. 2)."""
         return latent - self.config.diffusion.timestep * self.dit(latent, spatial, temporal, condition)
 

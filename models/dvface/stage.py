@@ -30,14 +30,18 @@ class Stage:
         return ClipDataset(self.cache, "train", mix)
 
 
-def parse_stage(description: str, steps: int, learning_rate: float, extra: argparse.ArgumentParser | None = None) -> Stage:
+def parse_stage(
+    description: str, steps: int, learning_rate: float, extra: argparse.ArgumentParser | None = None
+) -> Stage:
     """Reads the command line and builds the model, with the weights of `--init` where given."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[extra] if extra else []
     )
     parser.add_argument("config", help="name in configs/, or a path")
     parser.add_argument("--cache", type=Path, required=True, help="cache of dvface.data")
-    parser.add_argument("--run", type=Path, required=True, help="folder of checkpoint and log; resumed where it has one")
+    parser.add_argument(
+        "--run", type=Path, required=True, help="folder of checkpoint and log; resumed where it has one"
+    )
     parser.add_argument("--init", type=Path, help="checkpoint of the stage before")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end after so many minutes of training")
@@ -61,5 +65,7 @@ def validation_clips(
     for preset in presets:
         lines = [line for line in dataset.pairs if line["preset"] == preset and line["frames"] >= frames]
         for line in lines[:: max(1, len(lines) // limit)][:limit]:
-            clean, degraded = (np.array(np.load(cache / line[k], mmap_mode="r")[:frames]) for k in ("clean", "degraded"))
+            clean, degraded = (
+                np.array(np.load(cache / line[k], mmap_mode="r")[:frames]) for k in ("clean", "degraded")
+            )
             yield torch.from_numpy(clean), torch.from_numpy(degraded), preset

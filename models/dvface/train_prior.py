@@ -1,7 +1,10 @@
-"""Trains the dual codebook (section 3.4, stage 1): `codes` on clean clips (1a), then `prediction` on degraded ones (1b).
+"""Trains the dual codebook (section 3.4, stage 1): `codes` on clean clips (1a), then `prediction` on degraded ones
+(1b).
 
-    python -m dvface.train_prior nano --part codes --cache models/cache --run models/runs/codes --init models/runs/vae/checkpoint.pt
-    python -m dvface.train_prior nano --part prediction --cache … --run models/runs/prediction --init models/runs/codes/checkpoint.pt
+python -m dvface.train_prior nano --part codes --cache models/cache --run models/runs/codes --init
+models/runs/vae/checkpoint.pt
+python -m dvface.train_prior nano --part prediction --cache … --run models/runs/prediction --init
+models/runs/codes/checkpoint.pt
 """
 
 import argparse
@@ -50,7 +53,8 @@ class PriorDecoder(nn.Module):
 
 
 class Usage:
-    """Counts how often each entry of a codebook is chosen, and moves entries that are not onto latents that lack one."""
+    """Counts how often each entry of a codebook is chosen, and moves entries that are not onto latents that lack
+    one."""
 
     def __init__(self, codebook: Codebook):
         self.codebook = codebook
@@ -76,7 +80,8 @@ class Usage:
 
 
 def quantise(codebook: Codebook, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest entries (eq. 3): indices, entries, and entries through which the gradient passes straight to the latents."""
+    """Nearest entries (eq. 3): indices, entries, and entries through which the gradient passes straight to the
+    latents."""
     latents = latents.float()
     indices = codebook.nearest(latents.detach())
     codes = codebook(indices)
@@ -92,9 +97,7 @@ class CodeLearner(nn.Module):
         self.prior: PriorExtractor = stage.model.prior
         self.decoder = PriorDecoder(config.prior, config.vae)
 
-    def forward(
-        self, frames: Tensor, plain: bool = False
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    def forward(self, frames: Tensor, plain: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
         """Drawn frames, and for each codebook (latents, indices, codes); `plain` draws from the latents themselves."""
         latents = self.prior.latents(frames)
         spatial, spatial_codes, spatial_through = quantise(self.prior.spatial_codebook, latents.spatial)
@@ -160,7 +163,8 @@ def train_codes(stage: Stage) -> None:
 
 
 def train_prediction(stage: Stage) -> None:
-    """Stage 1b (eq. 11): Transformers and encoder on degraded clips; codebooks fixed, their indices of the clean clip the truth."""
+    """Stage 1b (eq. 11): Transformers and encoder on degraded clips; codebooks fixed, their indices of the clean
+    clip the truth."""
     prior: PriorExtractor = stage.model.prior
     teacher = copy.deepcopy(prior).requires_grad_(False).eval()
     schedule = Schedule([Phase(1.0, 9, 256, 4)], stage.learning_rate, stage.steps, stage.minutes, ema=0.99)

@@ -1,6 +1,7 @@
 """Trains the restorer (section 3.4, stage 2): DiT, fusion and decoder; VAE encoder and prior extractor stay fixed.
 
-    python -m dvface.train_restorer nano --cache models/cache --run models/runs/restorer --init models/runs/prediction/model.pt
+python -m dvface.train_restorer nano --cache models/cache --run models/runs/restorer --init
+models/runs/prediction/model.pt
 """
 
 import numpy as np
@@ -48,7 +49,9 @@ def main() -> None:
             restored = average(video)[0]
             gains.setdefault(f"gain_{preset}", []).append(psnr(restored, truth) - psnr(video, truth))
             if len(gains[f"gain_{preset}"]) <= 2:
-                rows.append(np.concatenate([degraded[2].numpy(), to_u8(restored)[0, 2].numpy(), clean[2].numpy()], axis=1))
+                rows.append(
+                    np.concatenate([degraded[2].numpy(), to_u8(restored)[0, 2].numpy(), clean[2].numpy()], axis=1)
+                )
         Image.fromarray(np.concatenate(rows)).save(stage.run / f"sheet_{step:06d}.png")
         return {name: sum(values) / len(values) for name, values in gains.items()}
 
@@ -58,8 +61,8 @@ def main() -> None:
     )
     extra = {
         "description": "Small DVFace for a CPU: light VAE, dual codebook, one-step DiT, fidelity path.",
-        "trained_on": f"{clips} clips and {portraits} portraits from public repositories (models/README.md), degraded by "
-        "the two-stage RealBasicVSR recipe",
+        "trained_on": f"{clips} clips and {portraits} portraits from public repositories (models/README.md), "
+        "degraded by the two-stage RealBasicVSR recipe",
     }
     trainer.train(dataset, loss, every=250, validate=validate, **extra)
 

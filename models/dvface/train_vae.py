@@ -1,6 +1,6 @@
 """Trains the light VAE of a small config on clean clips: what Wan's pretrained VAE is to `wan-1.3b`.
 
-    python -m dvface.train_vae nano --cache models/cache --run models/runs/vae
+python -m dvface.train_vae nano --cache models/cache --run models/runs/vae
 """
 
 import torch

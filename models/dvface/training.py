@@ -31,7 +31,8 @@ class Phase:
 
 @dataclass
 class Schedule:
-    """Ends after `steps` or `minutes` of training, whichever comes first; the learning rate warms up and falls as a cosine."""
+    """Ends after `steps` or `minutes` of training, whichever comes first; the learning rate warms up and falls as a
+    cosine."""
 
     phases: list[Phase]
     learning_rate: float
@@ -166,7 +167,11 @@ class Trainer:
                 mean.lerp_(value, 1.0 - decay)
 
     def _log(self, terms: dict[str, float], validate: Callable[[nn.Module, int], dict[str, float]] | None) -> None:
-        record = {"step": self.step, "minutes": round(self.seconds / 60, 2), **{k: round(v, 5) for k, v in terms.items()}}
+        record = {
+            "step": self.step,
+            "minutes": round(self.seconds / 60, 2),
+            **{k: round(v, 5) for k, v in terms.items()},
+        }
         if validate:
             self.average.eval()
             with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,7 +1,9 @@
-"""Light video VAE of the nano config: the latent geometry of Wan 2.1 (16 channels, stride 4 x 8 x 8) from 2-D convolutions.
+"""Light video VAE of the nano config: the latent geometry of Wan 2.1 (16 channels, stride 4 x 8 x 8) from 2-D
+convolutions.
 
 A patch convolution takes frames to one eighth of the resolution at once, and all other convolutions run there; time is
-handled by joining frames in the channels. Activations are ReLU and there is no normalisation: ONNX Runtime's CPU provider
+handled by joining frames in the channels. Activations are ReLU and there is no normalisation: ONNX Runtime's CPU
+provider
 fuses both away.
 """
 
@@ -84,7 +86,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent [B, C, t, h, w] to frames [B, T, 3, H, W].
 
-    With `frames`, the degraded ones (fidelity path), the decoder joins their features and predicts what is to be added to
+    With `frames`, the degraded ones (fidelity path), the decoder joins their features and predicts what is to be
+    added to
     them; without (first stage) it draws the frames from the latent alone.
     """
 

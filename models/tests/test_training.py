@@ -64,7 +64,9 @@ def test_code_losses_pull_the_right_side():
     code_feature_loss(latents, codes, beta=0.25).backward()
     torch.testing.assert_close(latents.grad, -0.25 * codes.grad)
     logits = torch.tensor([[0.0, 5.0], [5.0, 0.0]])
-    assert code_prediction_loss(logits, torch.tensor([1, 0])) < 0.01 < code_prediction_loss(logits, torch.tensor([0, 1]))
+    assert (
+        code_prediction_loss(logits, torch.tensor([1, 0])) < 0.01 < code_prediction_loss(logits, torch.tensor([0, 1]))
+    )
 
 
 def test_unused_codes_are_revived():
