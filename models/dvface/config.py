@@ -77,7 +77,7 @@ class Config:
         token = self.vae.spatial_stride * self.dit.patch[1]
         if self.dit.patch[0] != 1 or self.dit.patch[1] != self.dit.patch[2] or token != self.prior.grid_stride:
             raise ValueError(
-                f"dit.patch: expected tokens of {self.prior.grid_stride} pixels, the priors' grid, found {self.dit.patch}"
+                f"dit.patch: expected tokens of {self.prior.grid_stride} pixels, as the priors', found {self.dit.patch}"
             )
         if not 0.0 < self.diffusion.timestep <= 1.0:
             raise ValueError(f"diffusion.timestep: expected 0 < t* <= 1, found {self.diffusion.timestep}")
