@@ -10,16 +10,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .frames import to_float, to_u8
-from .losses import gradient_loss, log_mse, temporal_loss
+from .losses import gradient_loss, sample_rmse, temporal_loss
 from .model import DVFace
 from .stage import parse_stage, validation_clips
 from .training import Phase, Schedule, Trainer, psnr
 
-MIX = {"strong": 0.55, "medium": 0.25, "light": 0.13, "clean": 0.07}
+MIX = {"strong": 0.6, "medium": 0.22, "light": 0.12, "clean": 0.06}
 """Share of each degradation; a restorer that never saw clean frames blurs them."""
-LATENT_WEIGHT = 1.0
-GRADIENT_WEIGHT = 3.0
-TEMPORAL_WEIGHT = 3.0
+LATENT_WEIGHT = 0.1
+GRADIENT_WEIGHT = 0.05
+TEMPORAL_WEIGHT = 0.05
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             truth = model.vae.encode(clean).float()
         restored, latent = model(degraded)
         return {
-            "pixel": log_mse(restored, clean),
+            "pixel": sample_rmse(restored, clean),
             "latent": LATENT_WEIGHT * (latent.float() - truth).square().mean(),
             "gradient": GRADIENT_WEIGHT * gradient_loss(restored, clean),
             "temporal": TEMPORAL_WEIGHT * temporal_loss(restored, clean),

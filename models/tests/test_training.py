@@ -8,7 +8,15 @@ import pytest
 import torch
 from dvface import train_prior
 from dvface.config import load_config
-from dvface.losses import charbonnier, code_feature_loss, code_prediction_loss, gradient_loss, kl_loss, temporal_loss
+from dvface.losses import (
+    charbonnier,
+    code_feature_loss,
+    code_prediction_loss,
+    gradient_loss,
+    kl_loss,
+    sample_rmse,
+    temporal_loss,
+)
 from dvface.model import DVFace
 from dvface.prior import Codebook
 from dvface.training import Phase, Schedule, Trainer, batches, psnr
@@ -56,6 +64,15 @@ def test_losses_against_numpy():
     assert temporal_loss(a[:, :1], b[:, :1]) == 0
     assert kl_loss(torch.zeros(4), torch.zeros(4)) == 0 and kl_loss(torch.ones(4), torch.zeros(4)) == 0.5
     assert psnr(a, a + 0.2) == pytest.approx(20.0, abs=0.2) or (a + 0.2).max() > 1
+
+
+def test_heavy_and_light_samples_pull_alike():
+    clean = torch.zeros(2, 3, 3, 8, 8)
+    restored = (torch.randn_like(clean) * torch.tensor([0.2, 0.02]).reshape(2, 1, 1, 1, 1)).requires_grad_()
+    sample_rmse(restored, clean).backward()
+    heavy, light = restored.grad.flatten(1).norm(dim=1)
+    assert light / heavy == pytest.approx(1.0, abs=0.05)
+    assert sample_rmse(clean, clean + 0.1).item() == pytest.approx(0.1, rel=1e-3)
 
 
 def test_code_losses_pull_the_right_side():

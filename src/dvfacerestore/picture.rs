@@ -376,3 +376,84 @@ fn add_words(target: &mut [u8], seen: &[u8], restored: &[u8], share: i32, little
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(format: VideoFormat, size: (u32, u32), par: (i32, i32)) -> VideoInfo {
+        gst::init().unwrap();
+        VideoInfo::builder(format, size.0, size.1)
+            .par(gst::Fraction::new(par.0, par.1))
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_letterbox_is_the_largest_centred_rectangle() {
+        let place = |size, par, bundle: (u32, u32)| {
+            let place = letterbox(&info(VideoFormat::Rgb, size, par), bundle.0, bundle.1);
+            (place.x, place.y, place.width, place.height)
+        };
+        assert_eq!(place((512, 512), (1, 1), (512, 512)), (0, 0, 512, 512));
+        assert_eq!(place((1920, 1080), (1, 1), (512, 512)), (0, 112, 512, 288));
+        assert_eq!(place((1080, 1920), (1, 1), (512, 512)), (112, 0, 288, 512));
+        assert_eq!(place((32, 32), (2, 1), (32, 32)), (0, 8, 32, 16));
+        assert_eq!(place((720, 576), (16, 15), (512, 512)), (0, 64, 512, 384));
+        assert_eq!(place((100, 100), (1, 1), (640, 352)), (144, 0, 352, 352));
+        assert_eq!(place((8192, 1), (1, 1), (32, 32)), (0, 15, 32, 1));
+        assert_eq!(place((1, 8192), (1, i32::MAX), (32, 32)), (15, 0, 1, 32));
+    }
+
+    /// What the graphs see of a frame of one value.
+    fn seen(info: &VideoInfo, value: u8, bundle: (u32, u32)) -> Vec<u8> {
+        let mut picture = Picture::new(info, bundle.0, bundle.1).unwrap();
+        let buffer = gst::Buffer::from_slice(vec![value; info.size()]);
+        let frame = VideoFrameRef::from_buffer_ref_readable(&buffer, info).unwrap();
+        let mut pixels = vec![99; bundle.0 as usize * bundle.1 as usize * 3];
+        picture.read(&frame, &mut pixels);
+        pixels
+    }
+
+    #[test]
+    fn the_graphs_see_the_picture_between_black_borders() {
+        for (size, par) in [
+            ((64, 16), (1, 1)),
+            ((16, 64), (1, 1)),
+            ((32, 32), (2, 1)),
+            ((30, 50), (1, 3)),
+        ] {
+            let info = info(VideoFormat::Rgb, size, par);
+            let place = letterbox(&info, 32, 32);
+            let pixels = seen(&info, 200, (32, 32));
+            for (at, pixel) in pixels.chunks_exact(3).enumerate() {
+                let (x, y) = (at as u32 % 32, at as u32 / 32);
+                let inside =
+                    (place.x..place.x + place.width).contains(&x) && (place.y..place.y + place.height).contains(&y);
+                let expected: u8 = if inside { 200 } else { 0 };
+                // GStreamer's scaler rounds its weights.
+                let close = pixel
+                    .iter()
+                    .all(|value| value.abs_diff(expected) <= u8::from(inside) * 3);
+                assert!(close, "{size:?} at {x}, {y}: {pixel:?}");
+            }
+        }
+    }
+
+    /// Rows of a bundle's frame whose bytes are no multiple of 4 are packed all the same.
+    #[test]
+    fn rows_of_any_width_are_packed() {
+        let info = info(VideoFormat::Rgb, (33, 7), (1, 1));
+        assert_eq!(seen(&info, 50, (33, 7)), [50; 33 * 7 * 3]);
+        let mut picture = Picture::new(&info, 33, 7).unwrap();
+        let mut buffer = gst::Buffer::from_slice(vec![50; info.size()]);
+        let before = vec![50; 33 * 7 * 3];
+        let changed: Vec<u8> = (0..33 * 7 * 3).map(|at| (at % 200) as u8).collect();
+        let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer.get_mut().unwrap(), &info).unwrap();
+        picture.apply(&mut frame, 1.0, &before, |pixels| pixels.copy_from_slice(&changed));
+        let stride = info.stride()[0] as usize;
+        let rows = frame.plane_data(0).unwrap().chunks(stride);
+        let found: Vec<u8> = rows.flat_map(|row| &row[..33 * 3]).copied().collect();
+        assert_eq!(found, changed);
+    }
+}

@@ -326,6 +326,7 @@ fn frames_of_the_wrong_size_are_an_error_and_not_a_panic() {
     assert_eq!(rig.push(short), Err(gst::FlowError::Error));
     let errors = rig.errors();
     assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].message().contains("cannot map a frame"), "{errors:?}");
     rig.eos();
     assert_brighter(&rgb(), &rig.take_buffers(), 0, 1);
 }

@@ -158,20 +158,23 @@ fn inspecting_loads_no_runtime() {
     }
 }
 
-/// The plugin as a file, in a process that knows nothing else.
+/// The plugin as a file finds the library and the bundle beside it: no variable, no property but a name.
 #[test]
-fn gst_launch_finds_the_library_beside_the_plugin() {
+fn gst_launch_finds_the_library_and_the_bundle_beside_the_plugin() {
+    crate::init();
     let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(crate::runtime_library(), folder.path().join("libonnxruntime.so")).unwrap();
+    let link = |path: &Path, name: &str| std::os::unix::fs::symlink(path, folder.path().join(name)).unwrap();
+    link(&crate::runtime_library(), "libonnxruntime.so");
+    link(crate::bundle("brighter").as_ref(), "brighter");
+    for plugin in ["coreelements", "videotestsrc"] {
+        let file = gst::Registry::get().find_plugin(plugin).unwrap().filename().unwrap();
+        link(&file, file.file_name().unwrap().to_str().unwrap());
+    }
     let output = tool("gst-launch-1.0", folder.path())
-        .env_remove("GST_PLUGIN_SYSTEM_PATH_1_0")
-        .env_remove("GST_REGISTRY_1_0")
-        .env("GST_REGISTRY_UPDATE", "yes")
+        .env_remove("DVFACE_MODEL_PATH")
         .args(["-q", "videotestsrc", "num-buffers=7", "pattern=black", "!"])
         .args(["video/x-raw,format=RGB,width=32,height=32,framerate=25/1", "!"])
-        .arg("dvfacerestore")
-        .arg(format!("model={}", crate::bundle("brighter")))
-        .args(["!", "fakesink", "dump=true", "silent=true"])
+        .args(["dvfacerestore", "model=brighter", "!", "fakesink", "dump=true"])
         .output()
         .expect("gst-launch-1.0");
     let (text, log) = (
@@ -182,6 +185,24 @@ fn gst_launch_finds_the_library_beside_the_plugin() {
     // 7 frames of 3072 bytes, 16 a line; black is one brighter.
     let lines = text.lines().filter(|line| line.contains(&"01 ".repeat(16))).count();
     assert_eq!(lines, 7 * 3072 / 16, "{log}");
+    assert!(
+        !log.contains("onnxruntime"),
+        "nothing is written to the terminal: {log}"
+    );
+}
+
+/// A run that fails or is ended is told on the bus, not on the terminal of the application.
+#[test]
+fn nothing_is_written_to_the_terminal() {
+    let output = run_child("runs_that_fail_and_end", &[]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(!log.contains("onnxruntime") && !log.contains("Gather"), "{log}");
+    let debug = run_child(
+        "runs_that_fail_and_end",
+        &[("GST_DEBUG", "onnxruntime:2"), ("G_DEBUG", "")],
+    );
+    let log = String::from_utf8_lossy(&debug.stderr);
+    assert!(log.contains("Gather"), "it is in GStreamer's log: {log}");
 }
 
 mod child {
@@ -336,6 +357,19 @@ mod child {
         // The property comes first.
         rig.element.set_property("runtime-library", library());
         assert_works(&rig);
+    }
+
+    #[test]
+    #[ignore = "run by nothing_is_written_to_the_terminal"]
+    fn runs_that_fail_and_end() {
+        let rig = Rig::around(element());
+        rig.element.set_property("runtime-library", library());
+        rig.element.set_property("model", crate::bundle("failing"));
+        rig.play();
+        rig.start(&rgb().to_caps().unwrap());
+        rig.push_all((0..4).map(|index| rig::flat(&rgb(), index, 250)));
+        assert!(rig.push(rig::flat(&rgb(), 4, 250)).is_err());
+        assert_eq!(rig.errors().len(), 1);
     }
 
     #[test]

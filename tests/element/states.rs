@@ -245,6 +245,55 @@ fn a_run_holds_no_lock() {
     let _ = run.join().unwrap();
 }
 
+/// Flushing seeks of a pipeline, playing and paused, and in the middle of a run.
+#[test]
+fn flushing_seeks() {
+    let _turn = slow();
+    for (model, seeks, pause) in [("brighter", 40, 7), ("slow", 8, 60)] {
+        let pipeline = gst::Pipeline::new();
+        let element = rig::element(model);
+        let make = |name: &str| gst::ElementFactory::make(name).build().unwrap();
+        let (source, queue, sink) = (make("videotestsrc"), make("queue"), make("fakesink"));
+        source.set_property("num-buffers", 12);
+        sink.set_property("sync", model == "brighter");
+        pipeline.add_many([&source, &element, &queue, &sink]).unwrap();
+        source.link_filtered(&element, &rgb().to_caps().unwrap()).unwrap();
+        gst::Element::link_many([&element, &queue, &sink]).unwrap();
+        pipeline.set_state(State::Paused).unwrap();
+        for seek in 0..seeks {
+            if seek % 4 == 2 {
+                pipeline.set_state(State::Playing).unwrap();
+            } else if seek % 4 == 0 {
+                pipeline.set_state(State::Paused).unwrap();
+            }
+            let start = Instant::now();
+            let position = rig::FRAME * (seek % 5);
+            pipeline
+                .seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE, position)
+                .unwrap();
+            if model == "slow" {
+                assert_prompt("seek", start);
+            }
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+        if model == "brighter" {
+            pipeline.set_state(State::Playing).unwrap();
+            let message = pipeline
+                .bus()
+                .unwrap()
+                .timed_pop_filtered(
+                    gst::ClockTime::from_seconds(20),
+                    &[gst::MessageType::Eos, gst::MessageType::Error],
+                )
+                .expect("the end of the stream");
+            assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
+        }
+        let start = Instant::now();
+        pipeline.set_state(State::Null).unwrap();
+        assert_prompt("NULL", start);
+    }
+}
+
 #[test]
 fn two_elements_in_two_threads() {
     let threads: Vec<_> = (0..2)
