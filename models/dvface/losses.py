@@ -13,8 +13,9 @@ def charbonnier(a: Tensor, b: Tensor, eps: float = 1e-3) -> Tensor:
 def sample_rmse(a: Tensor, b: Tensor, floor: float = 1e-5) -> Tensor:
     """Mean over samples of sqrt(mse + floor), the pixel MSE of eq. 13 in another measure.
 
-    The gradient of every sample is of about the same length. With the plain MSE the heaviest degradations rule, and lightly
-    degraded frames get worse; with its logarithm, PSNR itself, the cleanest rule, and heavy ones hardly get better.
+    The gradient of every sample is of about the same length. With the plain MSE the heaviest degradations rule, and
+    lightly degraded frames get worse; with its logarithm, PSNR itself, the cleanest rule, and heavy ones hardly get
+    better.
     """
     return torch.sqrt((a - b).square().mean(dim=(1, 2, 3, 4)) + floor).mean()
 
