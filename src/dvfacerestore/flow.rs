@@ -193,6 +193,8 @@ impl DvFaceRestore {
         self.obj().reconfigure_src();
         if self.obj().reconfigure() {
             Ok(())
+        } else if self.obj().src_pad().pad_flags().contains(gst::PadFlags::FLUSHING) {
+            Err(gst::FlowError::Flushing)
         } else {
             Err(gst::FlowError::NotNegotiated)
         }

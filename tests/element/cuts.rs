@@ -21,10 +21,7 @@ fn tag(title: &str) -> gst::Event {
 #[track_caller]
 fn assert_cut(out: &[gst::Buffer], first: usize, count: usize) {
     let values: Vec<u8> = out.iter().map(|buffer| bytes(buffer)[0]).collect();
-    let expected: Vec<u8> = [first, count - first]
-        .into_iter()
-        .flat_map(|count| run(count))
-        .collect();
+    let expected: Vec<u8> = [first, count - first].into_iter().flat_map(run).collect();
     assert_eq!(values, expected, "a cut after {first} frames");
     let order: Vec<u64> = out.iter().map(|buffer| buffer.offset()).collect();
     assert_eq!(order, (0..count as u64).collect::<Vec<_>>());

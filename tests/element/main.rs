@@ -18,7 +18,7 @@ mod strength;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-/// Initialises GStreamer with the plugin, and tells the element where the runtime is.
+/// Initialises GStreamer, with the plugin linked in.
 fn init() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -13,6 +13,7 @@ fn run_child(name: &str, variables: &[(&str, &str)]) -> Output {
         .arg(format!("process::child::{name}"))
         .env("DVFACE_TEST_LIBRARY", crate::runtime_library())
         .env_remove("ORT_DYLIB_PATH")
+        .env_remove("GST_DEBUG")
         .envs(variables.iter().copied());
     let output = command.output().unwrap();
     let (text, log) = (
@@ -156,6 +157,19 @@ fn inspecting_loads_no_runtime() {
         }
         assert!(!text.contains("Unknown"), "{text}");
     }
+}
+
+#[test]
+fn a_property_that_cannot_change_is_a_warning() {
+    let variables = [("GST_DEBUG", "dvfacerestore:2"), ("GST_DEBUG_NO_COLOR", "1")];
+    let output = run_child("a_property_that_cannot_change", &variables);
+    let log = String::from_utf8_lossy(&output.stderr);
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(
+        warnings[0].contains("model cannot change outside NULL and READY"),
+        "{log}"
+    );
 }
 
 /// The plugin as a file finds the library and the bundle beside it: no variable, no property but a name.
@@ -357,6 +371,18 @@ mod child {
         // The property comes first.
         rig.element.set_property("runtime-library", library());
         assert_works(&rig);
+    }
+
+    #[test]
+    #[ignore = "run by a_property_that_cannot_change_is_a_warning"]
+    fn a_property_that_cannot_change() {
+        let rig = Rig::around(element());
+        rig.element.set_property("runtime-library", library());
+        rig.element.set_property("model", crate::bundle("brighter"));
+        rig.play();
+        rig.element.set_property("strength", 0.5);
+        rig.element.set_property("model", "other");
+        assert_eq!(rig.element.property::<String>("model"), crate::bundle("brighter"));
     }
 
     #[test]

@@ -205,7 +205,8 @@ fn a_flush_while_another_element_has_the_session() {
     assert_eq!(busy.take_buffers().len(), 5);
 
     // The same with a way down.
-    let first = start_run(&busy_again(&busy));
+    busy.start(&rgb().to_caps().unwrap());
+    let first = start_run(&busy);
     assert!(waiting.event(time_segment()));
     let second = start_run(&waiting);
     let start = Instant::now();
@@ -214,12 +215,6 @@ fn a_flush_while_another_element_has_the_session() {
     assert_prompt("NULL while waiting", start);
     busy.element.set_state(State::Null).unwrap();
     assert_eq!(first.join().unwrap(), Err(gst::FlowError::Flushing));
-}
-
-/// A stream after the end of one.
-fn busy_again(rig: &Rig) -> &Rig {
-    rig.start(&rgb().to_caps().unwrap());
-    rig
 }
 
 /// The element does not keep a state change or a query waiting while it runs.
