@@ -133,6 +133,20 @@ impl Bundle {
         &self.dir
     }
 
+    /// Tells this bundle from any other content under the same name: 16 hexadecimal digits of the digest of its files'
+    /// digests.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for (kind, graph) in &self.manifest.graphs {
+            hash.update(kind.name());
+            for file in std::iter::once(&graph.model).chain(&graph.weights) {
+                hash.update(file.sha256);
+            }
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        hex(&digest)[..16].to_owned()
+    }
+
     pub fn name(&self) -> &str {
         &self.manifest.name
     }

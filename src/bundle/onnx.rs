@@ -140,6 +140,10 @@ impl<R: Read + Seek, F> Walk<R, F> {
         while self.position < end {
             let tag = self.varint(end)?;
             let (field, wire_type) = (tag >> 3, tag & 7);
+            // protobuf keeps 32 bits of a tag: one with more would be another field there than here.
+            if tag > u64::from(u32::MAX) || field == 0 {
+                return Err(self.broken(format!("field tag {tag}")));
+            }
             let length = match wire_type {
                 0 => {
                     self.varint(end)?;
@@ -258,6 +262,16 @@ mod tests {
             external,
         ]
         .concat()
+    }
+
+    #[test]
+    fn a_tag_that_protobuf_would_cut_is_refused() {
+        // Field 13 (external_data) with bits above the 32nd: protobuf drops them and reads external data.
+        let tag = (1 << 32) | (13 << 3 | 2);
+        let location = [field(1, b"location"), field(2, b"../secret")].concat();
+        let tensor = [varint(tag), varint(location.len() as u64), location].concat();
+        assert!(locations(&model(&field(5, &tensor))).is_err());
+        assert!(locations(&model(&field(5, &[0, 0]))).is_err());
     }
 
     fn model(graph: &[u8]) -> Vec<u8> {

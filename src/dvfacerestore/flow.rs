@@ -1,5 +1,8 @@
 //! The way of frames and events through the element: in, held, out; all of it in the streaming thread.
 
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
@@ -15,6 +18,9 @@ use crate::restorer::RestoreError;
 impl DvFaceRestore {
     /// Takes a frame from upstream, and sends on all that it completes.
     pub(super) fn take_frame(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(gst::FlowError::Error);
+        }
         self.sync_controlled(&buffer);
         self.statistics.lock().frames_in += 1;
         self.follow_disabled(&buffer)?;
@@ -101,7 +107,9 @@ impl DvFaceRestore {
         let Some(mut engine) = self.engine.lock().take() else {
             return Err(gst::FlowError::Flushing);
         };
+        let started = Instant::now();
         let done = work(&mut engine);
+        let elapsed = started.elapsed();
         if let Err(Failure::Restore(error)) = &done {
             match error {
                 RestoreError::Interrupted => self.forget(&mut engine.stream),
@@ -118,11 +126,15 @@ impl DvFaceRestore {
             }
         }
         *self.engine.lock() = Some(engine);
+        if counts.windows > 0 && done.is_ok() && self.settings.lock().processing_deadline.is_zero() {
+            self.change_latency(|latency| latency.observe_processing(elapsed));
+        }
         match done {
             Ok(()) => sent,
             Err(Failure::Flow(error)) => Err(error),
             Err(Failure::Restore(RestoreError::Interrupted)) => Err(gst::FlowError::Flushing),
             Err(Failure::Restore(error)) => {
+                self.failed.store(true, Ordering::SeqCst);
                 self.post_error_message(model::restore_message(&error));
                 Err(gst::FlowError::Error)
             }
@@ -148,6 +160,9 @@ impl DvFaceRestore {
             Item::Buffer(buffer) => {
                 gst::log!(CAT, imp = self, "pushing {buffer:?}");
                 self.statistics.lock().frames_out += 1;
+                if let Some(pts) = buffer.pts() {
+                    *self.position.lock() = Some(pts.saturating_add(buffer.duration().unwrap_or_default()));
+                }
                 self.obj().src_pad().push(buffer).map(|_| ())
             }
             Item::Event(event) => {

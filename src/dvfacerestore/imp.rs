@@ -15,6 +15,7 @@
 //! where a sink plays by the clock.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use gst::glib;
@@ -58,6 +59,10 @@ pub struct DvFaceRestore {
     pub(super) engine: Mutex<Option<Box<Engine>>>,
     pub(super) latency: Mutex<Latency>,
     pub(super) statistics: Mutex<Statistics>,
+    /// End of the last frame sent, in running order of the segment. The base class knows only of frames it pushes itself.
+    pub(super) position: Mutex<Option<gst::ClockTime>>,
+    /// An error has been posted: the stream has ended, whatever else comes.
+    pub(super) failed: AtomicBool,
     /// Apart from the rest, so that a flush or a state change can end a run.
     interrupt: Mutex<Option<Arc<Interrupt>>>,
 }
@@ -216,6 +221,8 @@ impl BaseTransformImpl for DvFaceRestore {
             .unwrap_or(measured);
         *self.latency.lock() = Latency::new(shape.frames() as u64, processing, self.is_disabled());
         *self.statistics.lock() = Statistics::new(provider.name());
+        self.failed.store(false, Ordering::SeqCst);
+        *self.position.lock() = None;
         *self.interrupt.lock() = Some(interrupt);
         *self.engine.lock() = Some(Box::new(Engine { restorer, stream, size }));
         let disabled = self.latency.lock().disabled;
@@ -250,6 +257,15 @@ impl BaseTransformImpl for DvFaceRestore {
         true
     }
 
+    fn submit_input_buffer(&self, is_discont: bool, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // With the base class's quality of service late frames would never reach the window.
+        if self.obj().property::<bool>("qos") {
+            gst::warning!(CAT, imp = self, "qos=true would drop frames: switched off");
+            self.obj().set_property("qos", false);
+        }
+        self.parent_submit_input_buffer(is_discont, buffer)
+    }
+
     fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
         // Buffers are pushed in `send_ready`, in one order with the events that wait between them. The base class would
         // also move the DISCONT flag of an input to the next output, which may be an older frame.
@@ -273,13 +289,15 @@ impl BaseTransformImpl for DvFaceRestore {
                     self.forget(&mut engine.stream);
                 }
                 self.latency.lock().cut();
+                *self.position.lock() = None;
+                self.failed.store(false, Ordering::SeqCst);
                 if let Some(interrupt) = &*self.interrupt.lock() {
                     interrupt.clear(Reason::Flush);
                 }
                 self.parent_sink_event(event)
             }
             // The same caps again change nothing, and cut no window.
-            EventView::Caps(caps) if self.obj().src_pad().current_caps().as_deref() == Some(caps.caps()) => {
+            EventView::Caps(caps) if self.obj().sink_pad().current_caps().as_deref() == Some(caps.caps()) => {
                 self.parent_sink_event(event)
             }
             // Nothing may come after a gap that is older than it, and no window spans a change of the stream.
@@ -292,6 +310,9 @@ impl BaseTransformImpl for DvFaceRestore {
                 // An error has been posted; the event goes on, as it does in any element.
                 let _ = self.drain();
                 self.latency.lock().cut();
+                if event.type_() == gst::EventType::Segment {
+                    *self.position.lock() = None;
+                }
                 self.parent_sink_event(event)
             }
             _ if event.is_serialized() => self.take_event(event),
@@ -310,6 +331,17 @@ impl BaseTransformImpl for DvFaceRestore {
                 let own = self.latency.lock().total();
                 query.set(live, min.saturating_add(own), max.opt_saturating_add(own));
                 true
+            }
+            (gst::PadDirection::Src, gst::QueryViewMut::Position(query)) if query.format() == gst::Format::Time => {
+                let segment = self.obj().segment().downcast::<gst::ClockTime>().ok();
+                let position = segment.zip(*self.position.lock());
+                match position.and_then(|(segment, position)| segment.to_stream_time(position)) {
+                    Some(position) => {
+                        query.set(position);
+                        true
+                    }
+                    None => self.obj().sink_pad().peer_query(query.query_mut()),
+                }
             }
             (gst::PadDirection::Sink, gst::QueryViewMut::Drain(_)) => {
                 let _ = self.drain();
@@ -381,7 +413,8 @@ impl DvFaceRestore {
     /// Folder of the plugin's file; `None` where it is linked into the application.
     fn plugin_dir(&self) -> Option<PathBuf> {
         let plugin = self.obj().factory()?.plugin()?;
-        Some(plugin.filename()?.parent()?.into())
+        // GST_PLUGIN_PATH may be relative, and the application may change its folder.
+        std::path::absolute(plugin.filename()?.parent()?).ok()
     }
 
     /// Frames are held for up to a window: a pool with fewer buffers would wait for itself for ever, and gives way to an

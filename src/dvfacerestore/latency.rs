@@ -1,5 +1,7 @@
 //! How long a frame may stay in the element.
 
+use std::time::Duration;
+
 use gst::prelude::*;
 
 /// What the latency answer is made of.
@@ -17,6 +19,9 @@ pub struct Latency {
     /// Frames pass through.
     pub disabled: bool,
 }
+
+/// A window that takes so much longer than thought changes nothing.
+const SHORTEST_RISE: gst::ClockTime = gst::ClockTime::from_mseconds(10);
 
 /// Steps beyond this are gaps in the stream, not a frame rate.
 const LONGEST_STEP: gst::ClockTime = gst::ClockTime::from_seconds(1);
@@ -52,6 +57,19 @@ impl Latency {
         let step = step.max(duration).filter(|step| *step <= LONGEST_STEP);
         self.longest_step = self.longest_step.max(step);
         self.last_pts = pts.or(self.last_pts);
+    }
+
+    /// Takes how long a window took with everything around the graphs (conversion, waiting for shared sessions), which the
+    /// warm-up does not show. Only what is clearly longer counts: every change makes the pipeline wait anew.
+    pub fn observe_processing(&mut self, elapsed: Duration) {
+        let elapsed = gst::ClockTime::try_from(elapsed).unwrap_or(gst::ClockTime::MAX);
+        let noticeable = self
+            .processing
+            .saturating_add(self.processing / 4)
+            .saturating_add(SHORTEST_RISE);
+        if elapsed > noticeable {
+            self.processing = elapsed;
+        }
     }
 
     /// Forgets the last frame's time (flush, new segment).
@@ -107,6 +125,17 @@ mod tests {
         latency.observe(Some(milliseconds(60_000)), None);
         latency.observe(Some(milliseconds(10)), None);
         assert_eq!(latency.total(), milliseconds(200), "gaps and steps back are no rate");
+    }
+
+    #[test]
+    fn clearly_longer_windows_count() {
+        let mut latency = Latency::new(1, milliseconds(100), false);
+        latency.observe_processing(Duration::from_millis(130));
+        assert_eq!(latency.total(), milliseconds(100));
+        latency.observe_processing(Duration::from_millis(150));
+        assert_eq!(latency.total(), milliseconds(150));
+        latency.observe_processing(Duration::from_millis(90));
+        assert_eq!(latency.total(), milliseconds(150));
     }
 
     #[test]

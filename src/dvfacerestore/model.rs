@@ -64,13 +64,19 @@ fn open_sessions(
     settings: &Settings,
 ) -> Result<(Arc<Sessions>, Option<String>), RuntimeError> {
     let open = |provider| {
+        // What a provider does not use must not keep elements from sharing its sessions.
         let options = ProviderOptions {
             provider,
-            device_id: settings.device_id,
+            device_id: if provider.is_cuda() { settings.device_id } else { 0 },
             threads: settings.num_threads,
-            engine_cache: settings
-                .engine_cache_dir()
-                .join(format!("{}-{}", bundle.name(), bundle.version())),
+            engine_cache: match provider {
+                // Engines hold weights: those of other weights under the same name must not be taken.
+                Provider::TensorRt => {
+                    let folder = format!("{}-{}", bundle.name(), bundle.fingerprint());
+                    settings.engine_cache_dir().join(folder)
+                }
+                Provider::Cpu | Provider::Cuda => PathBuf::new(),
+            },
         };
         SessionCache::open(environment, bundle, &options)
     };

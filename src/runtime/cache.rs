@@ -13,6 +13,8 @@ use crate::bundle::Bundle;
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     bundle: PathBuf,
+    /// A bundle may be exported again in its place.
+    fingerprint: String,
     options: ProviderOptions,
 }
 
@@ -36,6 +38,7 @@ impl SessionCache {
     ) -> Result<Arc<Sessions>, RuntimeError> {
         let key = Key {
             bundle: bundle.dir().into(),
+            fingerprint: bundle.fingerprint(),
             options: options.clone(),
         };
         let slot = {

@@ -80,6 +80,22 @@ impl Sessions {
     }
 }
 
+fn unavailable(options: &ProviderOptions, reason: String) -> RuntimeError {
+    RuntimeError::ProviderUnavailable {
+        provider: options.provider.name(),
+        reason,
+        remedy: options.provider.remedy(),
+    }
+}
+
+/// Whether an error text is about the GPU's libraries, which start with the first session, and not about the graph.
+fn tells_of_gpu(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["cudnn", "cublas", "cuda failure", "cuda error", "nvinfer"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
 /// A builder with the provider registered.
 fn session_builder(environment: &Environment, options: &ProviderOptions) -> Result<SessionBuilder, RuntimeError> {
     let call = |call| {
@@ -88,11 +104,7 @@ fn session_builder(environment: &Environment, options: &ProviderOptions) -> Resu
             reason: error.to_string(),
         }
     };
-    let unavailable = |reason: String| RuntimeError::ProviderUnavailable {
-        provider: options.provider.name(),
-        reason,
-        remedy: options.provider.remedy(),
-    };
+    let unavailable = |reason| unavailable(options, reason);
     if options.provider == Provider::TensorRt {
         std::fs::create_dir_all(&options.engine_cache)
             .map_err(|error| unavailable(format!("engine-cache {}: {error}", options.engine_cache.display())))?;
@@ -126,6 +138,8 @@ fn load_graph(
                     device: options.device(),
                     asked: format!("loading graph {graph} ({}): {reason}", path.display()),
                 }
+            } else if options.provider.is_cuda() && tells_of_gpu(&reason) {
+                unavailable(options, reason)
             } else {
                 RuntimeError::GraphRefused {
                     graph,
