@@ -18,7 +18,7 @@ use crate::restorer::RestoreError;
 impl DvFaceRestore {
     /// Takes a frame from upstream, and sends on all that it completes.
     pub(super) fn take_frame(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
-        if self.failed.load(Ordering::SeqCst) {
+        if self.failed.swap(false, Ordering::SeqCst) {
             return Err(gst::FlowError::Error);
         }
         self.sync_controlled(&buffer);
@@ -68,9 +68,12 @@ impl DvFaceRestore {
         }
     }
 
-    /// Ends the run, and sends on every frame that is held.
-    pub(super) fn drain(&self) -> Result<(), gst::FlowError> {
-        self.drain_before(None)
+    /// Ends the run before an event or a query, and sends on every frame that is held. An event has no flow return: where
+    /// restoring fails, an error has been posted, and the next frame gets it.
+    pub(super) fn drain(&self) {
+        if self.drain_before(None) == Err(gst::FlowError::Error) {
+            self.failed.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Ends the run before the frame `next`. Where that fails, `next` goes on with the frames that are held.
@@ -134,7 +137,6 @@ impl DvFaceRestore {
             Err(Failure::Flow(error)) => Err(error),
             Err(Failure::Restore(RestoreError::Interrupted)) => Err(gst::FlowError::Flushing),
             Err(Failure::Restore(error)) => {
-                self.failed.store(true, Ordering::SeqCst);
                 self.post_error_message(model::restore_message(&error));
                 Err(gst::FlowError::Error)
             }

@@ -61,7 +61,7 @@ pub struct DvFaceRestore {
     pub(super) statistics: Mutex<Statistics>,
     /// End of the last frame sent, in running order of the segment. The base class knows only of frames it pushes itself.
     pub(super) position: Mutex<Option<gst::ClockTime>>,
-    /// An error has been posted: the stream has ended, whatever else comes.
+    /// Restoring failed before an event: the next frame's flow return tells.
     pub(super) failed: AtomicBool,
     /// Apart from the rest, so that a flush or a state change can end a run.
     interrupt: Mutex<Option<Arc<Interrupt>>>,
@@ -307,8 +307,7 @@ impl BaseTransformImpl for DvFaceRestore {
             | EventView::SegmentDone(_)
             | EventView::StreamStart(_)
             | EventView::Gap(_) => {
-                // An error has been posted; the event goes on, as it does in any element.
-                let _ = self.drain();
+                self.drain();
                 self.latency.lock().cut();
                 if event.type_() == gst::EventType::Segment {
                     *self.position.lock() = None;
@@ -344,7 +343,7 @@ impl BaseTransformImpl for DvFaceRestore {
                 }
             }
             (gst::PadDirection::Sink, gst::QueryViewMut::Drain(_)) => {
-                let _ = self.drain();
+                self.drain();
                 BaseTransformImplExt::parent_query(self, direction, query)
             }
             _ => BaseTransformImplExt::parent_query(self, direction, query),

@@ -355,14 +355,16 @@ fn elements_share_their_sessions_and_let_go_of_them() {
         provider: Provider::Cpu,
         device_id: 0,
         threads: 1,
-        engine_cache: cache.path().join(format!("{}-{}", bundle.name(), bundle.version())),
+        engine_cache: std::path::PathBuf::new(),
     };
     let sessions = SessionCache::open(&environment, &bundle, &options).unwrap();
     assert_eq!(Arc::strong_count(&sessions), 1);
     let rigs: Vec<_> = (0..3)
-        .map(|_| {
+        .map(|number: u32| {
             let element = rig::element("external");
-            element.set_property("engine-cache", cache.path().to_str().unwrap());
+            // What only a GPU uses parts nobody on the CPU.
+            element.set_property("engine-cache", cache.path().join(number.to_string()).to_str().unwrap());
+            element.set_property("device-id", number);
             let rig = Rig::around(element);
             rig.play();
             rig
