@@ -24,7 +24,7 @@ cargo clippy --locked --all-targets -- -D warnings
 say "cargo test"
 cargo test --locked
 say "ruff"
-# models/ finds its own settings, by which dvface is first-party there and a library elsewhere.
+# models/ finds its own settings; the rest is told where they are.
 "$python" -m ruff format --check models
 "$python" -m ruff check models
 "$python" -m ruff format --config models/pyproject.toml --check examples tests

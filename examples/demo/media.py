@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+
 from dvface.video import to_rgb
 
 _PROBED_FRAMES = 10

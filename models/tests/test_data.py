@@ -7,11 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from skimage import data as pictures
+
 from dvface import data
 from dvface.data import BuildOptions, ClipDataset, EvaluationDataError, build, photo_clip, plan, psnr, read_index, scan
 from dvface.degradation import Degradation
 from dvface.video import write_video
-from skimage import data as pictures
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 OPTIONS = BuildOptions(

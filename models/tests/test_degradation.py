@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from skimage import data as pictures
+
 from dvface import degradation
 from dvface.data import psnr
 from dvface.degradation import PRESETS, Degradation, describe_presets, make_kernel
-from skimage import data as pictures
 
 _TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from dvface import export
 from dvface.config import Config, load_config
 from dvface.frames import to_float, to_u8

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from dvface.attention import apply_rope, rope_axis_pairs, rope_table
 from dvface.config import load_config
 from dvface.frames import group_frames, to_float, to_u8, ungroup_frames, with_neighbours

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from dvface import train_prior
 from dvface.config import load_config
 from dvface.losses import (

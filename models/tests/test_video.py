@@ -5,9 +5,10 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from skimage import data as pictures
+
 from dvface.data import psnr
 from dvface.video import clip_info, read_video, write_video
-from skimage import data as pictures
 
 COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40], [128, 128, 128], [235, 16, 128]])
 

@@ -6,13 +6,15 @@
 //!
 //! ```text
 //! gst-launch-1.0 filesrc location=face.mp4 ! decodebin ! videoconvert ! dvfacerestore ! videoconvert ! queue ! autovideosink
-//! gst-launch-1.0 v4l2src ! videoconvert ! dvfacerestore strength=0.8 ! queue ! videoconvert ! autovideosink
+//! gst-launch-1.0 v4l2src ! videoconvert ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 leaky=downstream !
+//!     dvfacerestore strength=0.8 ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 ! videoconvert ! autovideosink
 //! ```
 //!
 //! # Threads
 //!
-//! The graphs run in the streaming thread of the sink pad. A window leaves in a burst: put a `queue` behind the element
-//! where a sink plays by the clock.
+//! The graphs run in the streaming thread of the sink pad: upstream waits meanwhile. A window leaves in a burst, and a sink
+//! that plays by the clock takes it slowly. So put a `queue` with room for two windows on either side of the element where
+//! the source is live.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
