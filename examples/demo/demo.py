@@ -14,14 +14,14 @@ import sys
 from itertools import zip_longest
 from pathlib import Path
 
-import clip
 import numpy as np
-import pipeline
-from media import DemoError, Media, frames, probe
-from pictures import SideBySide, contact_sheet
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import clip
+import pipeline
 from dvface.video import write_video
+from media import DemoError, Media, frames, probe
+from pictures import SideBySide, contact_sheet
 
 GRAPHS = ("encoder", "prior", "dit", "decoder")
 SSIM_EVERY = 4  # frames: SSIM is slow

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from media import DemoError, Media
 
 # Constant quantizer: high quality, so that encoding costs little of what was restored. Without B-frames mp4mux keeps

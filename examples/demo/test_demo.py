@@ -9,14 +9,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import clip
-import media
 import numpy as np
-import pipeline
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
+import clip
 import demo
+import media
+import pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN_PATH = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"

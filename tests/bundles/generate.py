@@ -11,9 +11,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from onnx import TensorProto
+
 import graphs
 from graphs import CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, Spec
-from onnx import TensorProto
 
 # Loop steps: about 1 s and 20 s on one core of a server.
 SLOW_STEPS = 600_000
