@@ -61,7 +61,7 @@ pub struct DvFaceRestore {
     pub(super) engine: Mutex<Option<Box<Engine>>>,
     pub(super) latency: Mutex<Latency>,
     pub(super) statistics: Mutex<Statistics>,
-    /// End of the last frame sent, in running order of the segment. The base class knows only of frames it pushes itself.
+    /// End of the last frame sent, in the segment's time. The base class knows only of frames it pushes itself.
     pub(super) position: Mutex<Option<gst::ClockTime>>,
     /// Restoring failed before an event: the next frame's flow return tells.
     pub(super) failed: AtomicBool,
