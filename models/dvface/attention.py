@@ -1,6 +1,9 @@
 """Attention with rotary positions in time, height and width, as Wan 2.1 has it, in real numbers (complex ones do not
 export)."""
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -13,17 +16,27 @@ def rope_axis_pairs(head_dim: int) -> tuple[int, int, int]:
     return head_dim // 2 - 2 * side, side, side
 
 
-def rope_table(grid: tuple[int, int, int], head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [t h w, head_dim / 2] for tokens of a (t, h, w) grid, time slowest. Computed in float64."""
+@lru_cache(maxsize=32)
+def rope_angles(grid: tuple[int, int, int], head_dim: int, theta: float = 10000.0) -> np.ndarray:
+    """Angles [t h w, head_dim / 2] in float64 for tokens of a (t, h, w) grid, time slowest."""
     angles = []
     for axis, (size, pairs) in enumerate(zip(grid, rope_axis_pairs(head_dim), strict=True)):
-        frequency = theta ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-        angle = torch.arange(size, dtype=torch.float64)[:, None] * frequency
+        frequency = theta ** (-np.arange(pairs, dtype=np.float64) / pairs)
         shape = [1, 1, 1, pairs]
         shape[axis] = size
-        angles.append(angle.reshape(shape).expand(*grid, pairs))
-    angle = torch.cat(angles, dim=-1).flatten(0, 2)
-    return angle.cos().float(), angle.sin().float()
+        angle = (np.arange(size, dtype=np.float64)[:, None] * frequency).reshape(shape)
+        angles.append(np.broadcast_to(angle, (*grid, pairs)))
+    return np.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)
+
+
+def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Cosines and sines [t h w, head_dim / 2] in f32 of `rope_angles`.
+
+    Drawn up with NumPy, which the exporter does not trace: the tables are constants of an exported graph.
+    """
+    angle = rope_angles(grid, head_dim)
+    cos, sin = (torch.from_numpy(turn(angle).astype(np.float32)).to(device) for turn in (np.cos, np.sin))
+    return cos, sin
 
 
 def apply_rope(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
@@ -50,17 +63,25 @@ class Attention(nn.Module):
     """Multi-head attention with RMS-normed queries and keys. Names follow Wan's (`q`, `k`, `v`, `o`, `norm_q`,
     `norm_k`).
 
-    `forward(x [B, N, dim], context [B, M, context_dim] = x, table = None)` to [B, N, dim]. `keys` takes the place of a
-    fixed context: what `keys_values(context)` gave.
+    `forward(x [B, N, query_dim], context [B, M, context_dim] = x, table = None)` to [B, N, out_dim]; every width is
+    `dim` where it is not given. `keys` takes the place of a fixed context: what `keys_values(context)` gave; `bias`
+    [1, 1, 1, M] is added to the logits of its keys.
     """
 
-    def __init__(self, dim: int, heads: int, query_dim: int | None = None, context_dim: int | None = None):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        query_dim: int | None = None,
+        context_dim: int | None = None,
+        out_dim: int | None = None,
+    ):
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(query_dim or dim, dim)
         self.k = nn.Linear(context_dim or query_dim or dim, dim)
         self.v = nn.Linear(context_dim or query_dim or dim, dim)
-        self.o = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, out_dim or dim)
         self.norm_q = RMSNorm(dim)
         self.norm_k = RMSNorm(dim)
 
@@ -70,12 +91,14 @@ class Attention(nn.Module):
         context: Tensor | None = None,
         table: tuple[Tensor, Tensor] | None = None,
         keys: tuple[Tensor, Tensor] | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         q = self._split(self.norm_q(self.q(x)))
         k, v = keys if keys is not None else self.keys_values(x if context is None else context)
         if table is not None:
             q, k = apply_rope(q, table), apply_rope(k, table)
-        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        mask = None if bias is None else bias.to(v.dtype)
+        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
         return self.o(x.transpose(1, 2).flatten(2))
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,46 +1,117 @@
 """Asymmetric spatio-temporal fusion (section 3.3): the temporal prior scales and shifts, the spatial prior adds
-detail."""
+detail. The last layer of every part starts at zero, so that the fused DiT starts as the pretrained one."""
 
 import torch
 from torch import Tensor, nn
 
-from .attention import Attention
+from .attention import Attention, rope_axis_pairs
+from .config import Config
 
 
 class TemporalModulation(nn.Module):
-    """(gamma, beta) = MLP(Pool(f_t)) (eq. 7), one pair [B, 1, dim] for all blocks; starts at zero."""
+    """(gamma, beta) = MLP(Pool(f_t)) (eq. 7), a pair [B, 1, dim] each from f_t [B, t, h', w', code_dim]."""
 
-    def __init__(self, code_dim: int, dim: int):
+    def __init__(self, code_dim: int, dim: int, hidden_dim: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(code_dim, dim), nn.SiLU(), nn.Linear(dim, 2 * dim))
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        self.mlp = nn.Sequential(nn.Linear(code_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 2 * dim))
+        zero(self.mlp[-1])
 
     def forward(self, temporal: Tensor) -> tuple[Tensor, Tensor]:
         gamma, beta = self.mlp(temporal.mean(dim=(1, 2, 3))).unsqueeze(1).chunk(2, dim=-1)
         return gamma, beta
 
 
-class SpatialFusion(nn.Module):
-    """x' = (1 + gamma) x + beta + Proj(Attn(Q = f_t, K = f_s, V = f_s)) (eq. 7, 8); Proj starts at zero.
+class IndependentModulation(nn.ModuleList):
+    """Eq. 7 with an MLP for every block (Table 4, "Ind. gamma & beta"): f_t to one (gamma, beta) per block."""
 
-    x [B, N, dim], priors [B, N, code_dim] on the same token grid.
+    def __init__(self, code_dim: int, dim: int, hidden_dim: int, blocks: int):
+        super().__init__(TemporalModulation(code_dim, dim, hidden_dim) for _ in range(blocks))
+
+    def forward(self, temporal: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [modulation(temporal) for modulation in self]
+
+
+def modulate(x: Tensor, modulation: tuple[Tensor, Tensor]) -> Tensor:
+    """x~ = (1 + gamma) x + beta (eq. 7), x [B, N, dim]."""
+    gamma, beta = modulation
+    return torch.addcmul(x, x, gamma) + beta
+
+
+class SpatialFusion(nn.Module):
+    """Proj(Attn(Q = W_q f_t, K = W_k f_s, V = W_v f_s)) (eq. 8): what is added to x~; Proj, `attn.o`, starts at zero.
+
+    Priors [B, N, code_dim] on the DiT's token grid to [B, N, dim]; `table` of rotary positions for heads of
+    `inner_dim` / `heads` channels.
     """
 
-    def __init__(self, code_dim: int, dim: int, heads: int):
+    def __init__(self, code_dim: int, dim: int, inner_dim: int, heads: int):
         super().__init__()
-        self.attn = Attention(dim, heads, query_dim=code_dim)
-        nn.init.zeros_(self.attn.o.weight)
-        nn.init.zeros_(self.attn.o.bias)
+        self.attn = Attention(inner_dim, heads, query_dim=code_dim, out_dim=dim)
+        zero(self.attn.o)
+        self._look_at_own_place()
 
-    def forward(
-        self,
-        x: Tensor,
-        modulation: tuple[Tensor, Tensor],
-        spatial: Tensor,
-        temporal: Tensor,
-        table: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        gamma, beta = modulation
-        detail = self.attn(temporal, context=spatial, table=table)
-        return torch.addcmul(x, x, gamma) + beta + detail
+    def _look_at_own_place(self) -> None:
+        """Starts the attention close to one's own token: queries and keys begin as one constant, which the rotary
+        positions turn, plus little of the priors.
+
+        From random weights it would start as the mean over all tokens of the window, which says nothing about any of
+        them: no gradient then tells Proj where detail is missing.
+        """
+        heads = self.attn.heads
+        head_dim = self.attn.q.out_features // heads
+        pattern, first = torch.zeros(head_dim // 2), 0
+        for pairs in rope_axis_pairs(head_dim):
+            # An axis's first pairs turn fast enough to tell neighbours apart, and unlike enough not to come round.
+            pattern[first : first + min(3, pairs)] = torch.tensor([1.0, 0.8, 0.6])[:pairs]
+            first += pairs
+        pattern = pattern.repeat_interleave(2)
+        pattern = pattern / pattern.square().mean().sqrt()
+        for layer, norm in ((self.attn.q, self.attn.norm_q), (self.attn.k, self.attn.norm_k)):
+            with torch.no_grad():
+                layer.weight.mul_(0.1)
+                layer.bias.copy_(pattern.repeat(heads))
+                # A fifth of the weight on the own token of 5x16x16; the score grows with the root of the head's size.
+                norm.weight.fill_(2.0 * (32 / head_dim) ** 0.25)
+
+    def forward(self, spatial: Tensor, query: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+        return self.attn(query, context=spatial, table=table)
+
+
+class SimpleInjection(nn.Module):
+    """Proj(f_s) in the place of eq. 8's second line (Table 4, "Sim. p_s"): no attention, no temporal query."""
+
+    def __init__(self, code_dim: int, dim: int):
+        super().__init__()
+        self.proj = nn.Linear(code_dim, dim)
+        zero(self.proj)
+
+    def forward(self, spatial: Tensor, _query: Tensor, _table: tuple[Tensor, Tensor]) -> Tensor:
+        return self.proj(spatial)
+
+
+def zero(layer: nn.Linear) -> None:
+    """Sets a layer to zero: the paper's Zero Linear."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def temporal_modulation(config: Config) -> TemporalModulation | IndependentModulation | None:
+    """Eq. 7 as the config's switches want it; None where no temporal prior is injected."""
+    if not config.fusion.temporal:
+        return None
+    sizes = (config.prior.code_dim, config.dit.dim, config.fusion.hidden_dim or config.dit.dim)
+    if config.fusion.modulation == "independent":
+        return IndependentModulation(*sizes, config.dit.layers)
+    return TemporalModulation(*sizes)
+
+
+def spatial_fusions(config: Config) -> nn.ModuleList | None:
+    """Eq. 8 before every block as the config's switches want it; None where no spatial prior is injected."""
+    if not config.fusion.spatial:
+        return None
+    d, dim = config.prior.code_dim, config.dit.dim
+    if config.fusion.injection == "simple":
+        return nn.ModuleList(SimpleInjection(d, dim) for _ in range(config.dit.layers))
+    return nn.ModuleList(
+        SpatialFusion(d, dim, config.fusion_inner_dim, config.fusion_heads) for _ in range(config.dit.layers)
+    )

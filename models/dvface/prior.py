@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .attention import Attention, rope_table
-from .config import PriorConfig, VaeConfig
+from .config import PriorConfig, VaeConfig, WanVaeConfig
 from .frames import group_frames
 from .vae import PatchConv, ResBlock, init_for_relu, per_frame
+from .wan_vae import ChannelNorm
 
 
 class Codebook(nn.Module):
@@ -56,7 +57,7 @@ class CodeTransformer(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         grid = tuple(z.shape[1:4])
-        table = tuple(part.to(z.device) for part in rope_table(grid, self.head_dim))
+        table = rope_table(grid, self.head_dim, z.device)
         x = self.embed(z.flatten(1, 3))
         for layer in self.layers:
             x = x + layer["attn"](layer["norm1"](x), table=table)
@@ -74,7 +75,7 @@ class TemporalAttention(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         b, t, h, w, d = z.shape
-        table = tuple(part.to(z.device) for part in rope_table((t, 1, 1), self.head_dim))
+        table = rope_table((t, 1, 1), self.head_dim, z.device)
         x = z.permute(0, 2, 3, 1, 4).reshape(b * h * w, t, d)
         x = self.attn(x, table=table)
         return x.reshape(b, h, w, t, d).permute(0, 3, 1, 2, 4)
@@ -92,10 +93,11 @@ class FrameDiff(nn.Module):
         return self.proj(z - before)
 
 
-class PriorEncoder(nn.Module):
-    """Frames [B, T, 3, H, W] to latents z_l [B, t, h', w', d] on the priors' grid (h', w': H/32, W/32)."""
+class PatchEncoder(nn.Module):
+    """Frames [B, T, 3, H, W] to latents z_l [B, t, h', w', d] on the priors' grid (h', w': H/32, W/32), nano's: patches
+    at once, ReLU, no normalisation."""
 
-    def __init__(self, config: PriorConfig, vae: VaeConfig):
+    def __init__(self, config: PriorConfig, vae: VaeConfig | WanVaeConfig):
         super().__init__()
         self.stride = vae.temporal_stride
         half = config.width // 2
@@ -115,6 +117,58 @@ class PriorEncoder(nn.Module):
         return x.permute(0, 1, 3, 4, 2)
 
 
+class NormResBlock(nn.Module):
+    """Twice norm, SiLU, 3x3 convolution, with a skip, [N, C, h, w]: CodeFormer's block with Wan's norm over the
+    channels in the place of its group norm, so that a picture's values do not hang on its size."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm1 = ChannelNorm(width, 2)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = ChannelNorm(width, 2)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(y)))
+
+
+class ConvEncoder(nn.Module):
+    """Frames [B, T, 3, H, W] to latents z_l [B, t, h', w', d] on the priors' grid (h', w': H and W by `grid_stride`).
+
+    Frame by frame, residual blocks at H/2, H/4, ... down to the grid; then the frames of a latent frame are joined (the
+    first stands alone, as in Wan's VAE).
+    """
+
+    def __init__(self, config: PriorConfig, vae: VaeConfig | WanVaeConfig):
+        super().__init__()
+        self.stride = vae.temporal_stride
+        widths = [config.encoder_width * mult for mult in config.encoder_mult]
+        # Patches of 2 x 2 pixels, hence no padding: export can fold the scaling of bytes into the stem.
+        self.stem = PatchConv(3, widths[0], 2)
+        layers: list[nn.Module] = []
+        for level, width in enumerate(widths):
+            if level:
+                layers.append(nn.Conv2d(widths[level - 1], width, 3, stride=2, padding=1))
+            layers += [NormResBlock(width) for _ in range(config.encoder_blocks)]
+        self.levels = nn.Sequential(*layers)
+        self.join = nn.Conv2d(self.stride * widths[-1], config.width, 1)
+        self.block = NormResBlock(config.width)
+        self.norm = ChannelNorm(config.width, 2)
+        self.head = nn.Conv2d(config.width, config.code_dim, 3, padding=1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = per_frame(self.levels, per_frame(self.stem, frames))
+        x = per_frame(self.join, group_frames(x, self.stride))
+        x = per_frame(self.block, x)
+        b, t = x.shape[:2]
+        x = self.head(F.silu(self.norm(x.flatten(0, 1)))).unflatten(0, (b, t))
+        return x.permute(0, 1, 3, 4, 2)
+
+
+ENCODERS = {"patch": PatchEncoder, "conv": ConvEncoder}
+
+
 @dataclass
 class PriorLatents:
     """What queries the codebooks: encoder latents, spatial and temporal latents, each [B, t, h', w', d]."""
@@ -125,12 +179,16 @@ class PriorLatents:
 
 
 class PriorExtractor(nn.Module):
-    """Degraded frames to spatial and temporal priors f_s, f_t, each [B, t, h', w', d] (section 3.2)."""
+    """Degraded frames to spatial and temporal priors f_s, f_t, each [B, t, h', w', d] (section 3.2).
 
-    def __init__(self, config: PriorConfig, vae: VaeConfig):
+    Whole also where the config injects one prior only: stage 1 learns both codebooks together, from the sum of their
+    entries (section 3.4).
+    """
+
+    def __init__(self, config: PriorConfig, vae: VaeConfig | WanVaeConfig):
         super().__init__()
         d = config.code_dim
-        self.encoder = PriorEncoder(config, vae)
+        self.encoder = ENCODERS[config.encoder](config, vae)
         self.temporal_attention = TemporalAttention(d, max(1, d // 32))
         self.frame_diff = FrameDiff(d)
         self.conv1 = nn.Conv2d(d, d, 3, padding=1)

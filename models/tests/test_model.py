@@ -1,14 +1,19 @@
-"""The nano model: shapes, the paper's equations, and what its parts promise."""
+"""The model: shapes, the paper's equations, and what its parts promise; configs."""
 
 import dataclasses
+import hashlib
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_wan import tiny_config
 
+from dvface import model as model_module
 from dvface.attention import apply_rope, rope_axis_pairs, rope_table
-from dvface.config import load_config
+from dvface.config import CONFIG_DIR, load_config
 from dvface.frames import group_frames, to_float, to_u8, ungroup_frames, with_neighbours
-from dvface.model import DVFace
+from dvface.model import DVFace, noised_latent, one_step, parameter_counts, parameter_table
 from dvface.prior import Codebook, FrameDiff
 from dvface.vae import PatchConv
 
@@ -47,15 +52,6 @@ def test_untrained_model_gives_back_its_input(model):
     assert torch.equal(out, x)
 
 
-def test_fusion_starts_as_identity(model):
-    dit = model.dit
-    x, priors = torch.randn(1, 20, 160), torch.randn(2, 1, 20, 64)
-    table = rope_table((5, 2, 2), 32)
-    modulation = dit.temporal_modulation(priors[0].reshape(1, 5, 2, 2, 64))
-    with torch.no_grad():
-        assert torch.equal(dit.fusions[0](x, modulation, priors[1], priors[0], table), x)
-
-
 def test_one_step_is_equation_2(model):
     z, spatial, temporal = torch.randn(1, 16, 2, 8, 8), torch.randn(1, 2, 2, 2, 64), torch.randn(1, 2, 2, 2, 64)
     changed = DVFace(load_config("nano")).eval()
@@ -64,6 +60,22 @@ def test_one_step_is_equation_2(model):
         velocity = changed.dit(z, spatial, temporal)
         assert velocity.abs().mean() > 0.1
         torch.testing.assert_close(changed.denoise(z, spatial, temporal), z - 0.4 * velocity)
+
+
+def test_one_step_undoes_equation_1():
+    """Along the true velocity eps - z_hq the step of eq. 2 ends at z_hq, wherever on the way it starts."""
+    clean, noise = torch.randn(2, 4), torch.randn(2, 4)
+    for t in (0.1, 0.4, 1.0):
+        torch.testing.assert_close(one_step(noised_latent(clean, noise, t), noise - clean, t), clean)
+    assert torch.equal(noised_latent(clean, noise, 1.0), noise)
+
+
+def test_names_in_checkpoints_stay(model):
+    """Names, shapes and order of what a nano checkpoint holds of prior extractor and Transformer: optimisers store
+    their state by order."""
+    lines = [f"{name} {list(value.shape)}" for name, value in model.named_parameters() if not name.startswith("vae.")]
+    assert len(lines) == 286
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "149f0dc4a8f36881"
 
 
 def test_condition_is_constant(model):
@@ -140,3 +152,82 @@ def test_config_is_checked():
         dataclasses.replace(config, dit=dataclasses.replace(config.dit, patch=(1, 2, 2)))
     with pytest.raises(ValueError, match="diffusion.timestep"):
         dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, timestep=0.0))
+
+
+def changed_file(folder: Path, name: str, *changes: tuple[str, str]) -> Path:
+    """A config with lines of its file replaced."""
+    text = (CONFIG_DIR / f"{name}.toml").read_text()
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    path = folder / "changed.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("wan-1.3b", "dim = 96", "", "vae.dim: expected a value, found none"),
+        ("wan-1.3b", "dim = 96", "dim = 96\nwidth = 3", "vae.width: expected one of .*, found an unknown field"),
+        ("wan-1.3b", "dim = 96", "dim = 96.5", "vae.dim: expected int, found 96.5"),
+        ("wan-1.3b", 'kind = "wan"', 'kind = "tiny"', "vae.kind: expected one of light, wan, found 'tiny'"),
+        ("wan-1.3b", "[false, true, true]", "[false, true]", "vae.temporal_downsample: expected 3 values"),
+        ("wan-1.3b", "latent_channels = 16", "latent_channels = 8", "vae.latent_channels: expected 16"),
+        ("wan-1.3b", "grid_stride = 16", "grid_stride = 32", "prior.encoder_mult: expected as many levels"),
+        ("wan-1.3b", "encoder_blocks = 1", "encoder_blocks = 0", "prior.encoder_blocks: expected at least 1"),
+        ("wan-1.3b", "heads = 12", "heads = 7", "dit.heads: expected heads of .* out of 1536, found 7"),
+        ("wan-1.3b", "heads = 4 ", "heads = 3 ", "fusion.heads: expected heads of .* out of 256, found 3"),
+        ("wan-1.3b", 'priors = "both"', 'priors = "all"', "fusion.priors: expected one of both, none, sp"),
+        ("wan-1.3b", "rows = 1", "rows = 513", "text.rows: expected 0 to 512"),
+        ("wan-1.3b", "height = 512", "height = 520", "frame.height: expected a multiple of 16, found 520"),
+        ("wan-1.3b", "[window]", "[windows]", "windows: expected one of .*, found an unknown field"),
+        ("nano", 'kind = "learned"', 'kind = "learned"\nrows = 2', "text.rows, text.embedding: expected with"),
+        ("nano", "temporal_codes = 256", 'temporal_codes = 256\nencoder_width = 8', "prior.encoder_.: expected with"),
+        ("nano", "patch = [1, 4, 4]", "patch = [4, 4]", "dit.patch: expected .*, found .4, 4."),
+    ],
+)  # fmt: skip
+def test_errors_name_file_and_field(tmp_path, name, old, new, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(changed_file(tmp_path, name, (old, new)))
+    assert "changed.toml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"priors": "spatial", "modulation": "independent"}, 'fusion.modulation: expected "shared"'),
+        ({"priors": "temporal", "injection": "simple"}, 'fusion.injection: expected "refined"'),
+        ({"priors": "none", "injection": "simple"}, 'fusion.injection: expected "refined"'),
+    ],
+)
+def test_switches_without_effect_are_refused(switches, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**switches)
+
+
+def test_training_tables_are_not_the_models(tmp_path):
+    path = changed_file(tmp_path, "nano", ("[window]", "[train.another_stage]\nsteps = 5\n\n[window]"))
+    assert load_config(path) == load_config("nano")
+
+
+def test_stored_text_lies_beside_the_config(tmp_path):
+    path = changed_file(tmp_path, "wan-1.3b", ("rows = 1", 'embedding = "here.safetensors"\nrows = 1'))
+    assert load_config(path).text.embedding == str(tmp_path / "here.safetensors")
+
+
+def test_parameters_are_counted(monkeypatch, capsys):
+    """wan-1.3b: Wan's own parts as released, the whole within 0.1% of the published count; the parts make the whole."""
+    table = parameter_table(load_config("wan-1.3b"))
+    millions = {line[:36].strip(): float(line[36:].split()[0]) for line in table.splitlines()}
+    assert millions["DiT"] == 1418.997
+    vae = sum(value for name, value in millions.items() if name.startswith("VAE"))
+    assert vae == pytest.approx(126.892531, abs=2e-3)
+    total = millions["total (VAE counted, no text encoder)"]
+    assert millions["published"] == 1624.55 and abs(total / 1624.55 - 1) < 1e-3
+    assert millions["difference"] == pytest.approx(total - 1624.55, abs=1e-3)
+    model = DVFace(tiny_config())
+    assert sum(parameter_counts(model).values()) == sum(parameter.numel() for parameter in model.parameters())
+    monkeypatch.setattr(sys, "argv", ["model", "nano"])
+    model_module.main()
+    assert "total" in capsys.readouterr().out
