@@ -1,71 +1,247 @@
 """Command line that the training stages share, and the held-out clips that they validate on."""
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .config import load_config
+from .config import Config, load_config
 from .data import ClipDataset
+from .frames import to_float, to_u8
+from .losses import MS_SSIM_SIDE
 from .model import DVFace
+from .prior import PriorExtractor
+from .recipe import Recipe, Training, load_training, parse_phases
+from .training import PARTS, Task, Trainer, has_weights, load_parts
+
+RANDOM = "random"
+"""In the place of a file of Wan's weights: train that part from nothing."""
+UNTRAINED_DIT = ("vae", "codes", "prediction")
+"""Stages whose checkpoints have a DiT that nobody has trained yet."""
 
 
 @dataclass
 class Stage:
-    """A stage's model and arguments."""
+    """A stage's model, recipe and arguments. `init`: the checkpoint of the stage before, empty where none is given.
+    `resumes`: whether `run` has a checkpoint, which then replaces all weights."""
 
+    name: str
+    config: Config
+    training: Training
+    recipe: Recipe
     model: DVFace
+    init: dict[str, Any]
+    resumes: bool
     cache: Path
     run: Path
-    steps: int
+    device: torch.device
     minutes: float
-    learning_rate: float
+    seed: int
+    pause_at: int | None
 
-    def dataset(self, mix: dict[str, float]) -> ClipDataset:
-        """Training clips with this mix of degradation presets."""
-        return ClipDataset(self.cache, "train", mix)
+    def dataset(self) -> ClipDataset:
+        """Training clips in the recipe's mix of degradations."""
+        return ClipDataset(self.cache, "train", self.recipe.mix.weights())
+
+    def about(self, dataset: ClipDataset) -> dict[str, str]:
+        """What a bundle says of its weights."""
+        clips, portraits = (
+            len({pair["source"] for pair in dataset.pairs if pair["kind"] == kind}) for kind in ("video", "photo")
+        )
+        return {
+            "description": self.training.description,
+            "trained_on": f"{clips} clips and {portraits} portraits from {self.training.data}, "
+            "degraded by the two-stage RealBasicVSR recipe",
+        }
+
+    def validation_clips(
+        self, presets: tuple[str, ...], limit: int, frames: int
+    ) -> Iterator[tuple[Tensor, Tensor, str]]:
+        """At most `limit` held-out (clean, degraded, preset) of each preset, [1, T, 3, H, W] in [-1, 1] on the stage's
+        device, spread over the people.
+
+        Raises FileNotFoundError where the cache has none.
+        """
+        dataset = ClipDataset(self.cache, "validation")
+        for preset in presets:
+            lines = [line for line in dataset.pairs if line["preset"] == preset and line["frames"] >= frames]
+            if not lines:
+                raise FileNotFoundError(f"{self.cache}: expected validation clips {preset!r} of {frames} frames")
+            for line in lines[:: max(1, len(lines) // limit)][:limit]:
+                clean, degraded = (
+                    torch.from_numpy(np.array(np.load(self.cache / line[key], mmap_mode="r")[:frames]))
+                    for key in ("clean", "degraded")
+                )
+                yield to_float(clean)[None].to(self.device), to_float(degraded)[None].to(self.device), preset
 
 
-def parse_stage(
-    description: str, steps: int, learning_rate: float, extra: argparse.ArgumentParser | None = None
-) -> Stage:
-    """Reads the command line and builds the model, with the weights of `--init` where given."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[extra] if extra else []
-    )
-    parser.add_argument("config", help="name in configs/, or a path")
+def sheet_row(degraded: Tensor, restored: Tensor, clean: Tensor) -> np.ndarray:
+    """The middle frames of three videos [1, T, 3, H, W] side by side, u8 [H, 3 W, 3]."""
+    middle = clean.shape[1] // 2
+    return np.concatenate([to_u8(video[0, middle][None]).cpu().numpy()[0] for video in (degraded, restored, clean)], 1)
+
+
+def parser_for(description: str, stages: tuple[str, ...]) -> argparse.ArgumentParser:
+    """Arguments of a training command, with `--part` where it has more stages than one."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="name in configs/, or a path; its [train.*] tables say how the stage trains")
+    if len(stages) > 1:
+        parser.add_argument("--part", choices=stages, required=True)
     parser.add_argument("--cache", type=Path, required=True, help="cache of dvface.data")
     parser.add_argument(
         "--run", type=Path, required=True, help="folder of checkpoint and log; resumed where it has one"
     )
-    parser.add_argument("--init", type=Path, help="checkpoint of the stage before")
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="end after so many minutes of training")
-    parser.add_argument("--learning-rate", type=float, default=learning_rate)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--init", type=Path, help="model.pt or checkpoint.pt of the stage before")
+    parser.add_argument("--wan-vae", help=f"official weights of Wan's VAE, or '{RANDOM}' (vae.kind = \"wan\")")
+    parser.add_argument("--wan-dit", help=f"official weights of Wan's Transformer, or '{RANDOM}' (vae.kind = \"wan\")")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many minutes of training")
+    parser.add_argument("--pause-at", type=int, help="stop at this step; the same command without it goes on")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default cpu)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    model = DVFace(load_config(args.config))
-    if args.init:
-        model.load_state_dict(torch.load(args.init, map_location="cpu", weights_only=True)["model"])
-    return Stage(model, args.cache, args.run, args.steps, args.minutes, args.learning_rate)
+    recipe = parser.add_argument_group("in the place of the recipe's")
+    recipe.add_argument("--steps", type=int)
+    recipe.add_argument("--learning-rate", type=float)
+    recipe.add_argument("--accumulate", type=int, help="batches of a step")
+    recipe.add_argument("--precision", help="bf16, f16 (cuda only) or f32")
+    recipe.add_argument("--phases", help="until:frames:size:batch,... such as 0.5:5:128:8,1:9:256:2")
+    return parser
 
 
-def validation_clips(
-    cache: Path, presets: tuple[str, ...], limit: int, frames: int = 9
-) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """At most `limit` held-out (clean, degraded, preset) of each preset, u8 [T, H, W, 3], spread over the people."""
-    dataset = ClipDataset(cache, "validation")
-    for preset in presets:
-        lines = [line for line in dataset.pairs if line["preset"] == preset and line["frames"] >= frames]
-        for line in lines[:: max(1, len(lines) // limit)][:limit]:
-            clean, degraded = (
-                np.array(np.load(cache / line[k], mmap_mode="r")[:frames]) for k in ("clean", "degraded")
+def overridden(recipe: Recipe, args: argparse.Namespace) -> Recipe:
+    """The recipe with what the command line says."""
+    given = {name: getattr(args, name) for name in ("steps", "learning_rate", "accumulate", "precision")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.phases:
+        try:
+            given["phases"] = tuple(parse_phases(args.phases.split(",")))
+        except ValueError as error:
+            raise ValueError(f"--phases: {error}") from error
+    return replace(recipe, **given)
+
+
+def check_phases(recipe: Recipe, config: Config) -> None:
+    """Raises ValueError where the model cannot take the crops."""
+    stride, grid = config.vae.temporal_stride, config.prior.grid_stride
+    for phase in recipe.phases:
+        if (phase.frames - 1) % stride or phase.size % grid:
+            raise ValueError(
+                f"phases: expected {stride}n + 1 frames and sizes in multiples of {grid}, found {phase.frames} frames "
+                f"of {phase.size}"
             )
-            yield torch.from_numpy(clean), torch.from_numpy(degraded), preset
+        if getattr(recipe.loss, "ms_ssim", 0) and phase.size < MS_SSIM_SIDE:
+            raise ValueError(f"phases: expected sizes of at least {MS_SSIM_SIDE} with loss.ms_ssim, found {phase.size}")
+
+
+def device_by_name(name: str) -> torch.device:
+    """Raises ValueError for a device that is not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device: expected cpu or cuda, found {name!r}") from error
+    if device.type not in ("cpu", "cuda") or device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device: expected one that PyTorch finds here, found {name!r}")
+    return device
+
+
+def build_model(config: Config, prior_only: bool) -> DVFace:
+    """The model with random weights; where `prior_only`, VAE and DiT without memory (meta device)."""
+    if not prior_only:
+        return DVFace(config)
+    with torch.device("meta"):
+        model = DVFace(config)
+    model.prior = PriorExtractor(config.prior, config.vae)
+    return model
+
+
+def fill(model: DVFace, init: dict[str, Any], args: argparse.Namespace) -> None:
+    """Loads `--init` and Wan's weights.
+
+    Raises ValueError where something does not fit, and for a Wan model whose VAE or DiT would be left random without
+    the user's word.
+    """
+    is_wan = model.config.vae.kind == "wan"
+    absent = list(PARTS)
+    if init:
+        state = init["model"]
+        if init.get("stage") in UNTRAINED_DIT:  # then an ablation's DiT need not have its layers
+            state = {name: value for name, value in state.items() if not name.startswith("dit.")}
+        absent = load_parts(model, state, str(args.init))
+        missing = [part for part in absent if part != "dit"]
+        if missing and not is_wan:
+            raise ValueError(f"{args.init}: expected weights of all parts, found none of {', '.join(missing)}")
+    for part, given in (("vae", args.wan_vae), ("dit", args.wan_dit)):
+        used = has_weights(getattr(model, part))
+        if given and not (is_wan and used):
+            raise ValueError(f'--wan-{part}: expected with vae.kind = "wan" and stage 2 only, found {given}')
+        if given and given != RANDOM:
+            model.load_wan(**{"vae": None, "dit": None, part: Path(given)})
+        elif is_wan and used and part in absent and not given:
+            raise ValueError(f"{part}: expected weights by --init or --wan-{part} FILE (or '{RANDOM}'), found none")
+
+
+def parse_stage(description: str, stages: tuple[str, ...], argv: list[str] | None) -> Stage:
+    """Reads the command line and builds the model, with its weights.
+
+    Raises ValueError or FileNotFoundError that says what is wrong.
+    """
+    args = parser_for(description, stages).parse_args(argv)
+    name = args.part if len(stages) > 1 else stages[0]
+    config, training = load_config(args.config), load_training(args.config)
+    if name not in training.stages:
+        hint = " (Wan's VAE comes pretrained)" if name == "vae" and config.vae.kind == "wan" else ""
+        raise ValueError(f"{args.config}: expected a table [train.{name}], found none{hint}")
+    recipe = overridden(training.stages[name], args)
+    check_phases(recipe, config)
+    device = device_by_name(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    model = build_model(config, prior_only=name in ("codes", "prediction") and config.vae.kind == "wan")
+    init = torch.load(args.init, map_location="cpu", weights_only=True, mmap=True) if args.init else {}
+    resumes = (args.run / "checkpoint.pt").exists()
+    if not resumes:
+        fill(model, init, args)
+    return Stage(
+        name,
+        config,
+        training,
+        recipe,
+        model,
+        init,
+        resumes,
+        args.cache,
+        args.run,
+        device,
+        args.minutes,
+        args.seed,
+        args.pause_at,
+    )
+
+
+def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv: list[str] | None) -> int:
+    """Command line of a training command; returns the exit status."""
+    try:
+        stage = parse_stage(description, tuple(tasks), argv)
+        dataset = stage.dataset()
+        trainer = Trainer(
+            tasks[stage.name](stage),
+            stage.recipe,
+            stage.run,
+            stage.device,
+            stage.minutes,
+            stage.seed,
+            stage.about(dataset),
+        )
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    trainer.train(dataset, stage.pause_at)
+    return 0

@@ -1,231 +1,198 @@
 """Trains the dual codebook (section 3.4, stage 1): `codes` on clean clips (1a), then `prediction` on degraded ones
 (1b).
 
-python -m dvface.train_prior nano --part codes --cache models/cache --run models/runs/codes --init
-models/runs/vae/checkpoint.pt
-python -m dvface.train_prior nano --part prediction --cache … --run models/runs/prediction --init
-models/runs/codes/checkpoint.pt
+python -m dvface.train_prior nano --part codes --cache models/cache --run models/runs/codes \\
+    --init models/runs/vae/model.pt
+python -m dvface.train_prior nano --part prediction --cache models/cache --run models/runs/prediction \\
+    --init models/runs/codes/model.pt
 """
 
-import argparse
 import copy
+import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-from .config import PriorConfig, VaeConfig
-from .frames import to_float, ungroup_frames
-from .losses import charbonnier, code_feature_loss, code_prediction_loss
-from .prior import Codebook, PriorExtractor
-from .stage import Stage, parse_stage, validation_clips
-from .training import Phase, Schedule, Trainer, psnr
-from .vae import ResBlock, init_for_relu, per_frame
+from .discriminator import Discriminator, adaptive_weight, discriminator_loss, generator_loss
+from .losses import charbonnier, code_alignment_loss, code_feature_loss, code_prediction_loss, ms_ssim_loss
+from .perceptual import VggLoss
+from .prior import PriorExtractor
+from .prior_decoder import Usage, prior_decoder, quantise
+from .recipe import CodesRecipe, PredictionRecipe
+from .stage import Stage, run_stage, sheet_row
+from .training import Task, Validation, psnr
 
-REVIVE_EVERY = 25
-"""Steps between two replacements of unused codebook entries."""
-PLAIN_SHARE = 0.35
-"""Share of stage 1a in which the latents are not quantised: codebooks that start beside random latents collapse."""
+NAMES = ("spatial", "temporal")
 
 
-class PriorDecoder(nn.Module):
-    """Codes z_q [B, t, h', w', d] to frames [B, T, 3, H, W]; used in stage 1a only."""
-
-    def __init__(self, config: PriorConfig, vae: VaeConfig):
-        super().__init__()
-        self.stride, self.patch = vae.temporal_stride, config.grid_stride // 4
-        width = config.width
-        self.stem = nn.Conv2d(config.code_dim, width, 3, padding=1)
-        self.block1 = ResBlock(width)
-        self.up1 = nn.Conv2d(width, 4 * width, 1)
-        self.block2 = ResBlock(width)
-        self.up2 = nn.Conv2d(width, 4 * (self.stride * width // 4), 1)
-        self.block3 = ResBlock(width // 4)
-        self.head = nn.Conv2d(width // 4, 3 * self.patch**2, 1)
-        init_for_relu(self)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        x = per_frame(self.stem, codes.permute(0, 1, 4, 2, 3)).relu()
-        x = F.pixel_shuffle(per_frame(self.up1, per_frame(self.block1, x)), 2)
-        x = F.pixel_shuffle(per_frame(self.up2, per_frame(self.block2, x.relu())), 2)
-        x = ungroup_frames(x.relu(), self.stride)
-        return F.pixel_shuffle(per_frame(self.head, per_frame(self.block3, x)), self.patch)
+def prior_of(stage: Stage) -> PriorExtractor:
+    """The stage's prior extractor; ValueError where its config injects no prior."""
+    if stage.model.prior is None:
+        raise ValueError('fusion.priors: expected a prior to train, found "none"')
+    return stage.model.prior
 
 
-class Usage:
-    """Counts how often each entry of a codebook is chosen, and moves entries that are not onto latents that lack
-    one."""
-
-    def __init__(self, codebook: Codebook):
-        self.codebook = codebook
-        self.counts = torch.zeros(codebook.weight.shape[0])
-        self.latents = codebook.weight.detach().clone()
-
-    def add(self, indices: Tensor, latents: Tensor) -> None:
-        """Notes a batch: indices [...], latents [..., d]."""
-        self.counts += torch.bincount(indices.flatten(), minlength=len(self.counts))
-        self.latents = latents.detach().flatten(0, -2).float()
-
-    def share(self) -> float:
-        """Share of entries that were chosen since the last replacement."""
-        return float((self.counts > 0).float().mean())
-
-    def revive(self) -> None:
-        """Replaces entries that were not chosen by random latents of the last batch, and counts anew."""
-        dead = torch.nonzero(self.counts == 0).flatten()
-        chosen = torch.randint(len(self.latents), (len(dead),))
-        with torch.no_grad():
-            self.codebook.weight[dead] = self.latents[chosen]
-        self.counts.zero_()
+def codebooks(prior: PriorExtractor) -> dict[str, nn.Module]:
+    """Spatial and temporal codebook by name."""
+    return {"spatial": prior.spatial_codebook, "temporal": prior.temporal_codebook}
 
 
-def quantise(codebook: Codebook, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest entries (eq. 3): indices, entries, and entries through which the gradient passes straight to the
-    latents."""
-    latents = latents.float()
-    indices = codebook.nearest(latents.detach())
-    codes = codebook(indices)
-    return indices, codes, latents + (codes - latents).detach()
+class CodesTask(Task):
+    """Stage 1a (eq. 9, 10): encoder, codebooks, and a decoder that draws clean frames from the sum of both codes; the
+    sheet shows degraded frames beside what is drawn from clean ones."""
 
-
-class CodeLearner(nn.Module):
-    """Stage 1a: prior extractor with the decoder that draws frames from the sum of both codes."""
+    name = "codes"
 
     def __init__(self, stage: Stage):
-        super().__init__()
-        config = stage.model.config
-        self.prior: PriorExtractor = stage.model.prior
-        self.decoder = PriorDecoder(config.prior, config.vae)
+        self.prior = prior_of(stage)
+        self.stage = stage
+        self.recipe: CodesRecipe = stage.recipe
+        weights = self.recipe.loss
+        self.decoder = prior_decoder(stage.config.prior, stage.config.vae)
+        self.usage = nn.ModuleDict({name: Usage(len(book.weight)) for name, book in codebooks(self.prior).items()})
+        super().__init__(stage.model, {"decoder": self.decoder, "usage": self.usage}, [self.prior, self.decoder])
+        self.prior.spatial_transformer.requires_grad_(False)
+        self.prior.temporal_transformer.requires_grad_(False)
+        if weights.per:
+            self.fixed.append(VggLoss("train.codes.loss.per"))
+        if weights.adv:
+            self.critic = Discriminator(self.recipe.discriminator_width)
+        self.seen: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, frames: Tensor, plain: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    def draw(self, frames: Tensor, plain: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
         """Drawn frames, and for each codebook (latents, indices, codes); `plain` draws from the latents themselves."""
         latents = self.prior.latents(frames)
-        spatial, spatial_codes, spatial_through = quantise(self.prior.spatial_codebook, latents.spatial)
-        temporal, temporal_codes, temporal_through = quantise(self.prior.temporal_codebook, latents.temporal)
-        drawn = self.decoder(latents.spatial + latents.temporal if plain else spatial_through + temporal_through)
-        return drawn, {
-            "spatial": (latents.spatial.float(), spatial, spatial_codes),
-            "temporal": (latents.temporal.float(), temporal, temporal_codes),
-        }
+        books, total = {}, 0.0
+        for name, book in codebooks(self.prior).items():
+            latent = getattr(latents, name)
+            indices, codes, through = quantise(book, latent)
+            books[name] = (latent.float(), indices, codes)
+            total = total + (latent if plain else through)
+        return self.decoder(total).float(), books
 
-
-class CheckpointOfWhole(Trainer):
-    """Saves the whole DVFace model, of which a stage trains one part inside a wrapper."""
-
-    whole: nn.Module
-
-    def save(self, **extra: str) -> None:
-        super().save(**extra)
-        whole = copy.deepcopy(self.whole)
-        whole.prior.load_state_dict(self.average.prior.state_dict())
-        torch.save({"model": whole.state_dict()}, self.run / "model.pt")
-
-
-def train_codes(stage: Stage) -> None:
-    """Stage 1a (eq. 9, 10 without the perceptual and adversarial terms)."""
-    learner = CodeLearner(stage)
-    usages = {"spatial": Usage(learner.prior.spatial_codebook), "temporal": Usage(learner.prior.temporal_codebook)}
-    shares: dict[str, float] = {}
-    schedule = Schedule([Phase(1.0, 9, 256, 4)], stage.learning_rate, stage.steps, stage.minutes, ema=0.99)
-    trainer = CheckpointOfWhole(learner, [learner], schedule, stage.run)
-    trainer.whole = stage.model
-    learner.prior.spatial_transformer.requires_grad_(False)
-    learner.prior.temporal_transformer.requires_grad_(False)
-
-    def loss(clean: Tensor, _degraded: Tensor) -> dict[str, Tensor]:
-        plain = trainer.progress < PLAIN_SHARE
-        drawn, books = learner(clean, plain)
+    def loss(self, clean: Tensor, degraded: Tensor, progress: float) -> dict[str, Tensor]:
+        weights = self.recipe.loss
+        # Codebooks that start beside random latents collapse: at first they only follow.
+        plain = progress < self.recipe.plain_share
+        drawn, books = self.draw(clean, plain)
         # No gradient loss: beside it a stage that starts from nothing stays at flat grey.
-        terms = {"pixel": charbonnier(drawn, clean)}
+        terms = {"l1": weights.l1 * charbonnier(drawn, clean, weights.l1_smoothing)}
+        if weights.per:
+            terms["per"] = weights.per * self.fixed[0](drawn, clean)
+        if weights.ms_ssim:
+            terms["ms_ssim"] = weights.ms_ssim * ms_ssim_loss(drawn, clean)
+        self.seen = None
+        if weights.adv and progress >= max(weights.adv_from, self.recipe.plain_share):
+            terms["adv"] = self.adversarial(drawn, clean, sum(terms.values()))
         for name, (latents, indices, codes) in books.items():
-            usages[name].add(indices, latents)
-            terms[f"codes_{name}"] = code_feature_loss(latents.detach() if plain else latents, codes)
+            self.usage[name].add(indices, latents)
+            feature = code_feature_loss(latents.detach() if plain else latents, codes, weights.beta)
+            terms[f"feat_{name}"] = weights.feat * feature
         return terms
 
-    def revive(step: int) -> None:
-        if step % REVIVE_EVERY == 0:
-            for name, usage in usages.items():
-                shares[name] = usage.share()
+    def adversarial(self, drawn: Tensor, clean: Tensor, others: Tensor) -> Tensor:
+        """The generator's weighted term."""
+        self.seen = (clean, drawn.detach())
+        self.critic.requires_grad_(False)
+        term = generator_loss(self.critic(drawn))
+        weight = self.recipe.loss.adv
+        if self.recipe.loss.adv_adaptive:
+            weight = weight * adaptive_weight(others, term, self.decoder.head.weight)
+        return weight * term
+
+    def critic_loss(self) -> dict[str, Tensor]:
+        if self.seen is None:
+            return {}
+        self.critic.requires_grad_(True)
+        clean, drawn = self.seen
+        return {"critic": discriminator_loss(self.critic(clean), self.critic(drawn))}
+
+    def after_step(self, step: int, progress: float) -> None:
+        if step % self.recipe.revive_every == 0:
+            for name, book in codebooks(self.prior).items():
                 # Late replacements would move entries that the decoder has no time to learn.
-                if trainer.progress < 0.8:
-                    usage.revive()
+                if progress < self.recipe.revive_until:
+                    self.usage[name].revive(book)
                 else:
-                    usage.counts.zero_()
+                    self.usage[name].count()
 
-    def validate(average: nn.Module, _step: int) -> dict[str, float]:
-        values = []
-        for clean, _, _ in validation_clips(stage.cache, presets=("light",), limit=4):
-            video = to_float(clean)[None]
-            values.append(psnr(average(video)[0], video))
-        return {"psnr": sum(values) / len(values), **{f"usage_{name}": share for name, share in shares.items()}}
+    def validate(self) -> Validation:
+        values, rows = [], []
+        for clean, degraded, _ in self.stage.validation_clips(("light",), limit=4, frames=9):
+            drawn, _ = self.draw(clean)
+            values.append(psnr(drawn, clean))
+            rows.append(sheet_row(degraded, drawn, clean))
+        shares = {f"usage_{name}": float(self.usage[name].share) for name in NAMES}
+        return Validation({"psnr": sum(values) / len(values), **shares}, rows)
 
-    trainer.train(stage.dataset({"clean": 1.0}), loss, validate=validate, after_step=revive)
+    def weights(self) -> dict[str, Any]:
+        return {"prior_decoder": self.decoder.state_dict()}
 
 
-def train_prediction(stage: Stage) -> None:
-    """Stage 1b (eq. 11): Transformers and encoder on degraded clips; codebooks fixed, their indices of the clean
-    clip the truth."""
-    prior: PriorExtractor = stage.model.prior
-    teacher = copy.deepcopy(prior).requires_grad_(False).eval()
-    schedule = Schedule([Phase(1.0, 9, 256, 4)], stage.learning_rate, stage.steps, stage.minutes, ema=0.99)
-    trainer = CheckpointOfWhole(PriorHolder(prior), [prior], schedule, stage.run)
-    trainer.whole = stage.model
-    prior.spatial_codebook.requires_grad_(False)
-    prior.temporal_codebook.requires_grad_(False)
+class PredictionTask(Task):
+    """Stage 1b (eq. 11): Transformers and encoder on degraded clips; codebooks and decoder fixed. The codes that stage
+    1a's encoder gives for the clean clip are the truth. The sheet shows what the decoder draws from predicted codes."""
 
-    def truth(clean: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            latents = teacher.latents(clean)
-            return (
-                teacher.spatial_codebook.nearest(latents.spatial.float()),
-                teacher.temporal_codebook.nearest(latents.temporal.float()),
-            )
+    name = "prediction"
 
-    def loss(clean: Tensor, degraded: Tensor) -> dict[str, Tensor]:
-        spatial_truth, temporal_truth = truth(clean)
-        latents = prior.latents(degraded)
-        spatial, temporal = prior.logits(latents)
-        return {
-            "feature_spatial": F.mse_loss(latents.spatial.float(), teacher.spatial_codebook(spatial_truth)),
-            "feature_temporal": F.mse_loss(latents.temporal.float(), teacher.temporal_codebook(temporal_truth)),
-            "codes_spatial": 0.5 * code_prediction_loss(spatial, spatial_truth),
-            "codes_temporal": 0.5 * code_prediction_loss(temporal, temporal_truth),
-        }
+    def __init__(self, stage: Stage):
+        self.prior = prior_of(stage)
+        self.stage = stage
+        self.recipe: PredictionRecipe = stage.recipe
+        self.decoder = prior_decoder(stage.config.prior, stage.config.vae)
+        if not stage.resumes:
+            if "prior_decoder" not in stage.init:
+                raise ValueError("--init: expected model.pt of --part codes, found none, or one without prior_decoder")
+            self.decoder.load_state_dict(stage.init["prior_decoder"])
+        self.teacher = copy.deepcopy(self.prior)
+        super().__init__(stage.model, {"decoder": self.decoder, "teacher": self.teacher}, [self.prior])
+        for book in codebooks(self.prior).values():
+            book.requires_grad_(False)
 
-    def validate(average: nn.Module, _step: int) -> dict[str, float]:
-        right = {"spatial": [], "temporal": []}
-        used = {"spatial": set(), "temporal": set()}
-        for clean, degraded, _ in validation_clips(stage.cache, presets=("strong", "light"), limit=4):
-            truths = truth(to_float(clean)[None])
-            logits = average.prior.logits(average.prior.latents(to_float(degraded)[None]))
-            for name, logit, indices in zip(right, logits, truths, strict=True):
+    @torch.no_grad()
+    def truth(self, clean: Tensor) -> dict[str, Tensor]:
+        """Code indices of clean clips by codebook, each [B, t, h', w']."""
+        latents = self.teacher.latents(clean)
+        return {name: quantise(book, getattr(latents, name))[0] for name, book in codebooks(self.teacher).items()}
+
+    def loss(self, clean: Tensor, degraded: Tensor, progress: float) -> dict[str, Tensor]:
+        weights = self.recipe.loss
+        truth = self.truth(clean)
+        latents = self.prior.latents(degraded)
+        terms = {}
+        for (name, book), logits in zip(codebooks(self.prior).items(), self.prior.logits(latents), strict=True):
+            terms[f"cf_{name}"] = weights.cf * code_alignment_loss(getattr(latents, name), book(truth[name]))
+            terms[f"ce_{name}"] = weights.ce * code_prediction_loss(logits, truth[name])
+        return terms
+
+    def validate(self) -> Validation:
+        right: dict[str, list[float]] = {name: [] for name in NAMES}
+        used: dict[str, set[int]] = {name: set() for name in NAMES}
+        rows = []
+        for clean, degraded, _ in self.stage.validation_clips(("strong", "light"), limit=4, frames=9):
+            truth = self.truth(clean)
+            logits = self.prior.logits(self.prior.latents(degraded))
+            codes = 0.0
+            for (name, book), logit in zip(codebooks(self.prior).items(), logits, strict=True):
                 predicted = logit.argmax(-1)
-                right[name].append(float((predicted == indices).float().mean()))
+                right[name].append(float((predicted == truth[name]).float().mean()))
                 used[name].update(predicted.flatten().tolist())
-        entries = {"spatial": len(prior.spatial_codebook.weight), "temporal": len(prior.temporal_codebook.weight)}
-        return {f"accuracy_{n}": sum(v) / len(v) for n, v in right.items()} | {
-            f"usage_{n}": len(v) / entries[n] for n, v in used.items()
-        }
+                codes = codes + book(predicted)
+            rows.append(sheet_row(degraded, self.decoder(codes), clean))
+        figures = {f"accuracy_{name}": sum(values) / len(values) for name, values in right.items()}
+        for name, book in codebooks(self.prior).items():
+            figures[f"usage_{name}"] = len(used[name]) / len(book.weight)
+        return Validation(figures, rows)
 
-    mix = {"strong": 0.5, "medium": 0.3, "light": 0.2}
-    trainer.train(stage.dataset(mix), loss, validate=validate)
-
-
-class PriorHolder(nn.Module):
-    """Gives a prior extractor the place it has in the whole model."""
-
-    def __init__(self, prior: PriorExtractor):
-        super().__init__()
-        self.prior = prior
+    def weights(self) -> dict[str, Any]:
+        return {"prior_decoder": self.decoder.state_dict()}
 
 
-def main() -> None:
-    part = argparse.ArgumentParser(add_help=False)
-    part.add_argument("--part", choices=["codes", "prediction"], required=True)
-    which = part.parse_known_args()[0].part
-    stage = parse_stage(__doc__, steps=2000, learning_rate=1e-3 if which == "codes" else 5e-4, extra=part)
-    (train_codes if which == "codes" else train_prediction)(stage)
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return run_stage(__doc__, {"codes": CodesTask, "prediction": PredictionTask}, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,71 +1,127 @@
 """Trains the restorer (section 3.4, stage 2): DiT, fusion and decoder; VAE encoder and prior extractor stay fixed.
 
-python -m dvface.train_restorer nano --cache models/cache --run models/runs/restorer --init
-models/runs/prediction/model.pt
+python -m dvface.train_restorer nano --cache models/cache --run models/runs/restorer \\
+    --init models/runs/prediction/model.pt
+python -m dvface.train_restorer wan-1.3b --cache models/cache --run models/runs/restorer --device cuda \\
+    --init models/runs/prediction/model.pt --wan-vae Wan2.1_VAE.pth --wan-dit diffusion_pytorch_model.safetensors
 """
 
-import numpy as np
+import functools
+import sys
+
 import torch
-from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
-from .frames import to_float, to_u8
-from .losses import gradient_loss, sample_rmse, temporal_loss
-from .model import DVFace
-from .stage import parse_stage, validation_clips
-from .training import Phase, Schedule, Trainer, psnr
+from .flow import flow_by_name
+from .losses import fft_loss, ms_ssim_loss, relative_rmse, sample_rmse, warp_loss
+from .perceptual import Lpips
+from .recipe import RestorerRecipe
+from .stage import Stage, run_stage, sheet_row
+from .training import Task, Validation, psnr
+from .wan_vae import ResidualBlock
 
-MIX = {"strong": 0.6, "medium": 0.22, "light": 0.12, "clean": 0.06}
-"""Share of each degradation; a restorer that never saw clean frames blurs them."""
-LATENT_WEIGHT = 0.1
-GRADIENT_WEIGHT = 0.05
-TEMPORAL_WEIGHT = 0.05
+PRESETS = ("strong", "medium", "light")
 
 
-def main() -> None:
-    stage = parse_stage(__doc__, steps=20000, learning_rate=1e-3)
-    model: DVFace = stage.model
-    # Many small steps first: the convolutions learn from any crop. Then what needs room and time.
-    phases = [Phase(0.5, 5, 128, 8), Phase(0.85, 5, 192, 4), Phase(1.0, 17, 256, 1)]
-    schedule = Schedule(phases, stage.learning_rate, stage.steps, stage.minutes, ema=0.998)
-    trainer = Trainer(model, [model.dit, model.vae.decoder], schedule, stage.run)
+def compute_again(modules: list[nn.Module]) -> None:
+    """Gradient checkpointing: each module's inner values are computed again in the backward pass, not stored."""
+    for module in modules:
+        module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
 
-    def loss(clean: Tensor, degraded: Tensor) -> dict[str, Tensor]:
+
+class RestorerTask(Task):
+    """Stage 2 (eq. 12 to 15). Figures: gain in PSNR over the degraded input, in dB, by preset; the same with priors of
+    zero (`_noprior`), which tells what the priors are worth; the least gain of a lightly degraded clip."""
+
+    name = "restorer"
+
+    def __init__(self, stage: Stage):
+        model = stage.model
+        trained = [model.dit, model.vae.decoder]
+        if stage.config.vae.kind == "wan":
+            trained.append(model.vae.conv2)  # the decoder's first convolution
+        super().__init__(model, {}, trained)
+        self.stage = stage
+        self.recipe: RestorerRecipe = stage.recipe
+        weights = self.recipe.loss
+        self.lpips = Lpips("train.restorer.loss.per") if weights.per else None
+        self.flow = flow_by_name(weights.temp_flow, "train.restorer.loss.temp_flow") if weights.temp else None
+        self.fixed.extend(module for module in (self.lpips, self.flow) if isinstance(module, nn.Module))
+        if self.recipe.checkpointing:
+            blocks = [module for module in model.vae.decoder.modules() if isinstance(module, ResidualBlock)]
+            compute_again([*model.dit.blocks, *blocks])
+
+    def loss(self, clean: Tensor, degraded: Tensor, progress: float) -> dict[str, Tensor]:
+        model = self.model
         with torch.no_grad():
             truth = model.vae.encode(clean).float()
-        restored, latent = model(degraded)
-        return {
-            "pixel": sample_rmse(restored, clean),
-            "latent": LATENT_WEIGHT * (latent.float() - truth).square().mean(),
-            "gradient": GRADIENT_WEIGHT * gradient_loss(restored, clean),
-            "temporal": TEMPORAL_WEIGHT * temporal_loss(restored, clean),
-        }
+            latent = model.vae.encode(degraded).float()
+            priors = model.priors(degraded)
+        restored_latent = model.denoise(latent, *priors).float()
+        restored = model.decode(self.forced(restored_latent, truth, progress), degraded).float()
+        return self.terms(restored_latent, truth, restored, clean, degraded)
 
-    def validate(average: nn.Module, step: int) -> dict[str, float]:
+    def forced(self, restored: Tensor, truth: Tensor, progress: float) -> Tensor:
+        """What the decoder sees: now and then the true latent, less often as time goes on.
+
+        A decoder that also sees the degraded frames, and never saw a better latent, has no use for one, and then
+        nothing asks the DiT for it.
+        """
+        until = self.recipe.forcing_until
+        share = self.recipe.forcing * max(0.0, 1.0 - progress / until) if until else 0.0
+        if not share:
+            return restored
+        forced = (torch.rand(len(truth)) < share).to(truth.device)
+        return torch.where(forced[:, None, None, None, None], truth, restored)
+
+    def terms(
+        self, restored_latent: Tensor, truth: Tensor, restored: Tensor, clean: Tensor, degraded: Tensor
+    ) -> dict[str, Tensor]:
+        """Weighted terms of eq. 12 that the recipe asks for."""
+        weights = self.recipe.loss
+        is_mse = weights.measure == "mse"
+        terms = {
+            "rec_pixel": F.mse_loss(restored, clean)
+            if is_mse
+            else relative_rmse(restored, clean, degraded, weights.worse),
+            "rec_latent": (F.mse_loss if is_mse else sample_rmse)(restored_latent, truth),
+        }
+        if self.lpips is not None:
+            terms["per"] = self.lpips(restored, clean)
+        if weights.ms_ssim:
+            terms["ms_ssim"] = ms_ssim_loss(restored, clean)
+        if weights.fft:
+            terms["fft"] = fft_loss(restored, clean)
+        if self.flow is not None and clean.shape[-1] >= weights.temp_from_size:
+            terms["temp"] = warp_loss(restored, clean, self.flow)
+        return {name: getattr(weights, name) * term for name, term in terms.items()}
+
+    def validate(self) -> Validation:
+        model = self.model
         gains: dict[str, list[float]] = {}
         rows = []
-        for clean, degraded, preset in validation_clips(stage.cache, ("strong", "medium", "light"), limit=6, frames=5):
-            truth, video = to_float(clean)[None], to_float(degraded)[None]
-            restored = average(video)[0]
-            gains.setdefault(f"gain_{preset}", []).append(psnr(restored, truth) - psnr(video, truth))
-            if len(gains[f"gain_{preset}"]) <= 2:
-                rows.append(
-                    np.concatenate([degraded[2].numpy(), to_u8(restored)[0, 2].numpy(), clean[2].numpy()], axis=1)
-                )
-        Image.fromarray(np.concatenate(rows)).save(stage.run / f"sheet_{step:06d}.png")
-        return {name: sum(values) / len(values) for name, values in gains.items()}
+        for clean, degraded, preset in self.stage.validation_clips(PRESETS, limit=6, frames=5):
+            latent = model.vae.encode(degraded).float()
+            priors = model.priors(degraded)
+            before = psnr(degraded, clean)
+            none = tuple(None if prior is None else torch.zeros_like(prior) for prior in priors)
+            for name, pair in (("", priors), ("_noprior", none)):
+                if name and model.prior is None:
+                    continue
+                restored = model.decode(model.denoise(latent, *pair), degraded)
+                gains.setdefault(f"gain_{preset}{name}", []).append(psnr(restored, clean) - before)
+                if not name and len(gains[f"gain_{preset}"]) <= 2:
+                    rows.append(sheet_row(degraded, restored, clean))
+        figures = {name: sum(values) / len(values) for name, values in gains.items()}
+        return Validation(figures | {"least_light": min(gains["gain_light"])}, rows)
 
-    dataset = stage.dataset(MIX)
-    clips, portraits = (
-        len({pair["source"] for pair in dataset.pairs if pair["kind"] == kind}) for kind in ("video", "photo")
-    )
-    extra = {
-        "description": "Small DVFace for a CPU: light VAE, dual codebook, one-step DiT, fidelity path.",
-        "trained_on": f"{clips} clips and {portraits} portraits from public repositories (models/README.md), "
-        "degraded by the two-stage RealBasicVSR recipe",
-    }
-    trainer.train(dataset, loss, every=250, validate=validate, **extra)
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return run_stage(__doc__, {"restorer": RestorerTask}, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,44 +3,54 @@
 python -m dvface.train_vae nano --cache models/cache --run models/runs/vae
 """
 
+import sys
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .frames import to_float
 from .losses import charbonnier, gradient_loss, kl_loss
-from .model import DVFace
-from .stage import parse_stage, validation_clips
-from .training import Phase, Schedule, Trainer, psnr
-
-KL_WEIGHT = 1e-4
-GRADIENT_WEIGHT = 0.1
+from .recipe import VaeRecipe
+from .stage import Stage, run_stage, sheet_row
+from .training import Task, Validation, psnr
 
 
-def main() -> None:
-    stage = parse_stage(__doc__, steps=3000, learning_rate=1e-3)
-    phases = [Phase(1.0, 5, 192, 8)]
-    model: DVFace = stage.model
-    trainer = Trainer(model, [model.vae], Schedule(phases, stage.learning_rate, stage.steps, stage.minutes), stage.run)
+class VaeTask(Task):
+    """Encoder and decoder without the fidelity path; the sheet shows degraded frames beside what is drawn from clean
+    ones."""
 
-    def loss(clean: Tensor, _degraded: Tensor) -> dict[str, Tensor]:
-        mean, log_variance = model.vae.moments(clean)
+    name = "vae"
+
+    def __init__(self, stage: Stage):
+        if stage.config.vae.kind != "light":
+            raise ValueError(f'vae.kind: expected "light", found "{stage.config.vae.kind}", which comes pretrained')
+        super().__init__(stage.model, {}, [stage.model.vae])
+        self.stage = stage
+        self.recipe: VaeRecipe = stage.recipe
+
+    def loss(self, clean: Tensor, degraded: Tensor, progress: float) -> dict[str, Tensor]:
+        weights = self.recipe.loss
+        mean, log_variance = self.model.vae.moments(clean)
         latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        drawn = model.vae.decoder(latent)
+        drawn = self.model.vae.decoder(latent)
         return {
-            "pixel": charbonnier(drawn, clean),
-            "gradient": GRADIENT_WEIGHT * gradient_loss(drawn, clean),
-            "kl": KL_WEIGHT * kl_loss(mean, log_variance),
+            "l1": weights.l1 * charbonnier(drawn, clean, weights.l1_smoothing),
+            "gradient": weights.gradient * gradient_loss(drawn, clean),
+            "kl": weights.kl * kl_loss(mean, log_variance),
         }
 
-    def validate(average: nn.Module, _step: int) -> dict[str, float]:
-        values = []
-        for clean, _, _ in validation_clips(stage.cache, presets=("light",), limit=4):
-            video = to_float(clean)[None]
-            values.append(psnr(average.vae.decoder(average.vae.encode(video)), video))
-        return {"psnr": sum(values) / len(values)}
+    def validate(self) -> Validation:
+        values, rows = [], []
+        for clean, degraded, _ in self.stage.validation_clips(("light",), limit=4, frames=9):
+            drawn = self.model.vae.decoder(self.model.vae.encode(clean))
+            values.append(psnr(drawn, clean))
+            rows.append(sheet_row(degraded, drawn, clean))
+        return Validation({"psnr": sum(values) / len(values)}, rows)
 
-    trainer.train(stage.dataset({"clean": 1.0}), loss, validate=validate)
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return run_stage(__doc__, {"vae": VaeTask}, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

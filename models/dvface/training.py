@@ -1,184 +1,433 @@
-"""What every training stage shares: batches in the background, schedule, weight average, checkpoints, log."""
+"""What every training stage shares: batches in the background, schedule, precision, weight average, checkpoints, log,
+TensorBoard, sample sheets."""
 
-import copy
+import contextlib
+import itertools
 import json
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import ClipDataset
 from .frames import to_float
+from .model import DVFace
+from .recipe import Phase, Recipe
+from .weights import load_strictly
+
+PARTS = ("vae", "prior", "dit")
+"""The parts of a model, which a checkpoint has whole or not at all."""
+BETAS = (0.9, 0.99)
+SCALARS_EVERY = 10
+"""Steps between two points of TensorBoard's curves."""
 
 
 @dataclass(frozen=True)
-class Phase:
-    """Size of the samples up to a share of the schedule: `batch` crops of `frames` frames, `size` x `size` pixels."""
-
-    until: float
-    frames: int
-    size: int
-    batch: int
-
-
-@dataclass
 class Schedule:
-    """Ends after `steps` or `minutes` of training, whichever comes first; the learning rate warms up and falls as a
-    cosine."""
+    """Ends after the recipe's steps or after `minutes` of training, whichever comes first; the learning rate warms up
+    and falls as a cosine."""
 
-    phases: list[Phase]
-    learning_rate: float
-    steps: int
+    recipe: Recipe
     minutes: float = math.inf
-    warmup: int = 100
-    ema: float = 0.998
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the schedule that is done, 0 to 1."""
-        return min(1.0, max(step / self.steps, seconds / 60.0 / self.minutes))
+        return min(1.0, max(step / self.recipe.steps, seconds / 60.0 / self.minutes))
 
     def rate(self, step: int, progress: float) -> float:
-        """Learning rate of a step; ends at 2% of the greatest."""
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup) * (0.51 + 0.49 * math.cos(math.pi * progress))
+        """Learning rate of a step."""
+        final = self.recipe.final_rate
+        fall = final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.recipe.learning_rate * min(1.0, (step + 1) / self.recipe.warmup) * fall
 
     def phase(self, progress: float) -> Phase:
         """The phase that holds at a share of the schedule."""
-        return next((phase for phase in self.phases if progress < phase.until), self.phases[-1])
+        return next((phase for phase in self.recipe.phases if progress < phase.until), self.recipe.phases[-1])
 
 
-def batches(dataset: ClipDataset, phase: Callable[[], Phase], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (clean, degraded) batches [B, T, 3, H, W] in [-1, 1], made by a thread; `phase` may change as it goes."""
-    ready: queue.Queue = queue.Queue(maxsize=3)
+class Batches:
+    """Endless (clean, degraded) batches [B, T, 3, H, W] in [-1, 1], made by a thread; a context manager.
 
-    def work() -> None:
-        rng = np.random.default_rng(seed)
-        while True:
-            now = phase()
-            pairs = [dataset.sample(rng, now.frames, now.size) for _ in range(now.batch)]
-            ready.put(tuple(to_float(torch.from_numpy(np.stack(side))) for side in zip(*pairs, strict=True)))
+    Batch `index` is drawn from (seed, index) alone: a resumed run goes on with the batch that comes next. What fails in
+    the thread is raised where the batch is asked for.
+    """
 
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        yield ready.get()
+    def __init__(self, dataset: ClipDataset, phase: Callable[[int], Phase], seed: int, first: int = 0):
+        self.dataset, self.phase, self.seed = dataset, phase, seed
+        self.ready: queue.Queue = queue.Queue(maxsize=3)
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._work, args=(first,), daemon=True)
+
+    def __enter__(self) -> "Batches":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        while self.thread.is_alive():  # it may wait for room
+            with contextlib.suppress(queue.Empty):
+                self.ready.get(timeout=0.05)
+
+    def _work(self, first: int) -> None:
+        for index in itertools.count(first):
+            try:
+                item: Any = self.draw(index)
+            except Exception as error:
+                item = error
+            self.ready.put(item)
+            if self.stopped.is_set() or isinstance(item, Exception):
+                return
+
+    def draw(self, index: int) -> tuple[Tensor, Tensor]:
+        """Batch `index`."""
+        now = self.phase(index)
+        rng = np.random.default_rng([self.seed, index])
+        pairs = [self.dataset.sample(rng, now.frames, now.size) for _ in range(now.batch)]
+        clean, degraded = (to_float(torch.from_numpy(np.stack(side))) for side in zip(*pairs, strict=True))
+        return clean, degraded
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        item = self.ready.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+@dataclass
+class Validation:
+    """Figures by name, and rows of u8 pictures [H, 3 W, 3] for the sample sheet: degraded | restored | clean."""
+
+    figures: dict[str, float]
+    rows: list[np.ndarray] = field(default_factory=list)
+
+
+def has_weights(module: nn.Module | None) -> bool:
+    """Whether a module is there, and not only its sizes (meta device)."""
+    return module is not None and not any(parameter.is_meta for parameter in module.parameters())
+
+
+class Task:
+    """What one stage trains: a base class.
+
+    `model` is the whole DVFace; parts that the stage does without may be on the meta device. `helpers` are modules that
+    a resumed run needs beside it, `fixed` ones that it can make again (pretrained networks of losses). The parameters
+    of `trained` are trained, all others fixed. `critic`, a discriminator, is trained against `critic_loss`.
+    """
+
+    name: str
+
+    def __init__(self, model: DVFace, helpers: dict[str, nn.Module], trained: list[nn.Module]):
+        self.model = model
+        self.helpers = nn.ModuleDict(helpers)
+        self.fixed = nn.ModuleList()
+        self.critic: nn.Module | None = None
+        self.parts = nn.ModuleDict({"model": model, "helpers": self.helpers}).requires_grad_(False)
+        for module in trained:
+            module.requires_grad_(True)
+
+    def to(self, device: torch.device) -> None:
+        """Moves what is on no meta device."""
+        for module in (*self.model.children(), self.helpers, self.fixed, self.critic):
+            if has_weights(module):
+                module.to(device)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Trained parameters by name."""
+        return {name: value for name, value in self.parts.named_parameters() if value.requires_grad}
+
+    def loss(self, clean: Tensor, degraded: Tensor, progress: float) -> dict[str, Tensor]:
+        """Weighted terms, to be added up, of a batch at a share of the schedule."""
+        raise NotImplementedError
+
+    def critic_loss(self) -> dict[str, Tensor]:
+        """Terms of the critic for the batch that `loss` has just seen; none while it does not take part."""
+        return {}
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Called after every step."""
+
+    def validate(self) -> Validation:
+        """Figures of the averaged model on held-out clips."""
+        raise NotImplementedError
+
+    def model_state(self) -> dict[str, Tensor]:
+        """The model's state dict, without parts on the meta device."""
+        return {name: value for name, value in self.model.state_dict().items() if not value.is_meta}
+
+    def weights(self) -> dict[str, Any]:
+        """What of the helpers the next stage needs."""
+        return {}
+
+
+def load_parts(model: DVFace, state: dict[str, Tensor], what: str) -> list[str]:
+    """Loads a state dict that has each of PARTS whole or not at all; returns the parts that it has not.
+
+    Parts that the model does without, or has on the meta device, are left out. Raises ValueError that lists what is
+    missing, unexpected or of another shape.
+    """
+    unused = [part for part in PARTS if not has_weights(getattr(model, part))]
+    state = {name: value for name, value in state.items() if name.split(".")[0] not in unused}
+    absent = [part for part in PARTS if not any(name.startswith(f"{part}.") for name in state)]
+    load_strictly(model, state, what, skip=tuple(f"{part}." for part in absent))
+    return [part for part in absent if part not in unused]
+
+
+def optimizer_for(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; weight decay for matrices and kernels only, not for norms, biases, embeddings and codebook entries."""
+    decayed = {
+        name
+        for name, value in parameters.items()
+        if value.ndim >= 2 and name.endswith("weight") and "codebook" not in name
+    }
+    groups = [
+        {"params": [value for name, value in parameters.items() if (name in decayed) is decay], "weight_decay": amount}
+        for decay, amount in ((True, recipe.weight_decay), (False, 0.0))
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.learning_rate, betas=BETAS)
 
 
 class Trainer:
-    """Runs a stage's `loss(clean, degraded) -> {name: weighted term}` over a schedule.
+    """Trains a task over its recipe's schedule, in the folder `run`, resumed where that has a checkpoint.
 
-    `modules` are trained, all other parameters of `model` are fixed. The checkpoint in `run` holds everything that a
-    resumed run needs; `model` of it is the averaged model.
+    `checkpoint.pt` has all that a resumed run needs, and what `model.pt` has: the averaged model, whole, and what
+    `about` says of it. Both can be given to the next stage's `--init` and to `dvface.export`. Besides these:
+    `log.jsonl`, `sheet_*.png`, `tensorboard/`.
+
+    Raises ValueError for a precision that the device lacks, and for a checkpoint of another stage or config.
     """
 
-    def __init__(self, model: nn.Module, modules: list[nn.Module], schedule: Schedule, run: Path, seed: int = 0):
-        self.model, self.schedule, self.run, self.seed = model, schedule, run, seed
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        run: Path,
+        device: torch.device | str = "cpu",
+        minutes: float = math.inf,
+        seed: int = 0,
+        about: dict[str, str] | None = None,
+    ):
+        self.task, self.recipe, self.run, self.seed = task, recipe, run, seed
+        self.device = torch.device(device)
+        self.schedule = Schedule(recipe, minutes)
+        self.about = {"stage": task.name, "config": task.model.config.name, **(about or {})}
+        if recipe.precision == "f16" and self.device.type != "cuda":
+            raise ValueError(f"precision: expected bf16 or f32 on {self.device.type}, found f16, which needs cuda")
         self.checkpoint = run / "checkpoint.pt"
-        model.requires_grad_(False)
-        for module in modules:
-            module.requires_grad_(True)
-        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-        self.average = copy.deepcopy(model).requires_grad_(False)
         self.step, self.seconds = 0, 0.0
+        task.to(self.device)
+        self.trained = task.trained()
+        self.average = {name: value.detach().clone() for name, value in self.trained.items()}
+        self.optimizer = optimizer_for(self.trained, recipe)
+        self.critic_optimizer = optimizer_for(dict(task.critic.named_parameters()), recipe) if task.critic else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "f16")
         run.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
 
-    def _resume(self) -> None:
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["raw"])
-        self.average.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
+    # --- checkpoints
 
-    def save(self, **extra: str) -> None:
-        """Writes the checkpoint under another name first, so that an interrupted write harms nothing."""
-        state = {
-            "model": self.average.state_dict(),
-            "raw": self.model.state_dict(),
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        for key in ("stage", "config"):
+            if state.get(key) != self.about[key]:
+                raise ValueError(
+                    f"{self.checkpoint}: expected a checkpoint of {key} {self.about[key]!r}, found {state.get(key)!r}; "
+                    "use another --run"
+                )
+        load_parts(self.task.model, state["model"], str(self.checkpoint))
+        training = state["training"]
+        self.task.helpers.load_state_dict(training["helpers"])
+        with torch.no_grad():
+            for name, value in self.trained.items():
+                value.copy_(training["trained"][name])
+                self.average[name].copy_(training["average"][name])
+        self.optimizer.load_state_dict(training["optimizer"])
+        if self.critic_optimizer:
+            self.task.critic.load_state_dict(training["critic"])
+            self.critic_optimizer.load_state_dict(training["critic_optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        self.step, self.seconds = training["step"], training["seconds"]
+        torch.set_rng_state(training["rng"])
+        if self.device.type == "cuda" and training["cuda_rng"]:
+            torch.cuda.set_rng_state_all(training["cuda_rng"])
+        self._forget_later_lines()
+
+    def _forget_later_lines(self) -> None:
+        """A run that was stopped may have logged steps past its checkpoint, which now come again."""
+        log = self.run / "log.jsonl"
+        if log.exists():
+            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            log.write_text("".join(line + "\n" for line in lines))
+
+    def save(self) -> None:
+        """Writes `model.pt` and `checkpoint.pt`, each under another name first: an interrupted write harms nothing."""
+        training = {
+            "helpers": self.task.helpers.state_dict(),
+            "trained": {name: value.detach() for name, value in self.trained.items()},
+            "average": {name: value.detach() for name, value in self.average.items()},
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            **extra,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
-        partial = self.checkpoint.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        if self.critic_optimizer:
+            training["critic"] = self.task.critic.state_dict()
+            training["critic_optimizer"] = self.critic_optimizer.state_dict()
+        with self.averaged():
+            weights = {"model": self.task.model_state(), **self.task.weights(), **self.about}
+            for path, content in (
+                (self.run / "model.pt", weights),
+                (self.checkpoint, {**weights, "training": training}),
+            ):
+                partial = path.with_suffix(".part")
+                torch.save(content, partial)
+                partial.replace(path)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it, the parameters have their averaged values."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for name, value in self.trained.items():
+            value.data, self.average[name].data = self.average[name].data, value.data
+
+    # --- training
 
     @property
     def progress(self) -> float:
         """Share of the schedule that is done, 0 to 1."""
         return self.schedule.progress(self.step, self.seconds)
 
-    def train(
-        self,
-        dataset: ClipDataset,
-        loss: Callable[[Tensor, Tensor], dict[str, Tensor]],
-        every: int = 200,
-        validate: Callable[[nn.Module, int], dict[str, float]] | None = None,
-        after_step: Callable[[int], None] | None = None,
-        **extra: str,
-    ) -> None:
-        """Trains to the end of the schedule; every `every` steps it validates the averaged model, logs and saves."""
-        self.model.train()
-        source = batches(dataset, lambda: self.schedule.phase(self.progress), self.seed + self.step)
+    def train(self, dataset: ClipDataset, pause_at: int | None = None) -> None:
+        """Trains to the end of the schedule; every `recipe.every` steps it validates, logs and saves.
+
+        `pause_at`: ends at this step as if it had been stopped there, to be resumed.
+        Raises FloatingPointError where the loss is not finite.
+        """
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.task.parts.train()
         sums: dict[str, float] = {}
-        bar = tqdm(total=self.schedule.steps, initial=self.step, mininterval=5.0)
-        while self.progress < 1.0:
-            started = time.monotonic()
-            clean, degraded = next(source)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.schedule.rate(self.step, self.progress)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                terms = loss(clean, degraded)
-            total = sum(terms.values())
-            if not torch.isfinite(total):
-                raise FloatingPointError(f"step {self.step}: loss is {float(total)}: {terms}")
-            self.optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            nn.utils.clip_grad_norm_(self.trained, 0.5)
-            self.optimizer.step()
-            self._average()
-            self.step += 1
-            self.seconds += time.monotonic() - started
-            if after_step:
-                after_step(self.step)
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(term.detach())
-            bar.update()
-            if self.step % every == 0 or self.progress >= 1.0:
-                window = (self.step - 1) % every + 1
-                self._log({name: value / window for name, value in sums.items()}, validate)
-                sums.clear()
-                self.save(**extra)
-        bar.close()
+        count = 0
 
-    def _average(self) -> None:
-        decay = min(self.schedule.ema, (1 + self.step) / (10 + self.step))
+        def phase(index: int) -> Phase:
+            return self.schedule.phase(self.schedule.progress(index // self.recipe.accumulate, self.seconds))
+
+        with (
+            Batches(dataset, phase, self.seed, self.step * self.recipe.accumulate) as batches,
+            SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step + 1) as board,
+            tqdm(total=self.recipe.steps, initial=self.step, mininterval=2.0, desc=self.task.name) as bar,
+        ):
+            while self.progress < 1.0 and (pause_at is None or self.step < pause_at):
+                started = time.monotonic()
+                rate = self.schedule.rate(self.step, self.progress)
+                terms = self._step(batches, rate)
+                self.step += 1
+                self.seconds += time.monotonic() - started
+                self.task.after_step(self.step, self.progress)
+                count += 1
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                bar.update()
+                bar.set_postfix({name: f"{value:.4f}" for name, value in terms.items()}, refresh=False)
+                last = self.progress >= 1.0 or self.step == pause_at
+                if self.step % SCALARS_EVERY == 0 or last:
+                    for name, value in terms.items():
+                        board.add_scalar(f"loss/{name}", value, self.step)
+                    board.add_scalar("learning_rate", rate, self.step)
+                if self.step % self.recipe.every == 0 or last:
+                    self._report({name: value / count for name, value in sums.items()}, board)
+                    sums.clear()
+                    count = 0
+                    self.save()
+
+    def _step(self, batches: Batches, rate: float) -> dict[str, float]:
+        """One step of the optimizers over `accumulate` batches; the mean terms, unweighted by that."""
+        terms: dict[str, float] = {}
+        optimizers = [self.optimizer, *([self.critic_optimizer] if self.critic_optimizer else [])]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+        for _ in range(self.recipe.accumulate):
+            clean, degraded = (side.to(self.device, non_blocking=True) for side in next(batches))
+            with self.autocast():
+                found = self.task.loss(clean, degraded, self.progress)
+            self._backward(found)
+            with self.autocast():
+                critic = self.task.critic_loss()
+            if critic:
+                self._backward(critic)
+            for name, value in {**found, **critic}.items():
+                terms[name] = terms.get(name, 0.0) + float(value.detach()) / self.recipe.accumulate
+        for optimizer in optimizers:
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            if parameters:  # a critic that does not take part yet has no gradient
+                self.scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
+                self.scaler.step(optimizer)
+        self.scaler.update()
+        self._follow()
+        return terms
+
+    def _backward(self, terms: dict[str, Tensor]) -> None:
+        total = sum(terms.values())
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"step {self.step}: loss is {float(total.detach())}: {terms}")
+        self.scaler.scale(total / self.recipe.accumulate).backward()
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The recipe's precision."""
+        if self.recipe.precision == "f32":
+            return contextlib.nullcontext()
+        kind = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=kind)
+
+    def _follow(self) -> None:
+        """Moves the average towards the parameters; faster at first, when they are far from where they will be."""
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1.0 - decay)
+            for name, value in self.trained.items():
+                self.average[name].lerp_(value, 1.0 - decay)
 
-    def _log(self, terms: dict[str, float], validate: Callable[[nn.Module, int], dict[str, float]] | None) -> None:
+    def _report(self, terms: dict[str, float], board: Any) -> None:
+        """Validates the averaged model; writes the log's line, the sample sheet and TensorBoard's figures."""
+        self.task.parts.eval()
+        with self.averaged(), torch.no_grad(), self.autocast():
+            validation = self.task.validate()
+        self.task.parts.train()
         record = {
             "step": self.step,
             "minutes": round(self.seconds / 60, 2),
-            **{k: round(v, 5) for k, v in terms.items()},
+            **{name: round(value, 5) for name, value in terms.items()},
+            **{name: round(value, 4) for name, value in validation.figures.items()},
         }
-        if validate:
-            self.average.eval()
-            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-                record.update({k: round(v, 4) for k, v in validate(self.average, self.step).items()})
         with (self.run / "log.jsonl").open("a") as log:
             log.write(json.dumps(record) + "\n")
         tqdm.write(json.dumps(record))
+        for name, value in validation.figures.items():
+            board.add_scalar(f"validation/{name}", value, self.step)
+        sheet = np.concatenate(validation.rows)
+        Image.fromarray(sheet).save(self.run / f"sheet_{self.step:06d}.png")
+        board.add_image("degraded, restored, clean", sheet, self.step, dataformats="HWC")
+        board.flush()
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

@@ -1,10 +1,9 @@
 """Light video VAE of the nano config: the latent geometry of Wan 2.1 (16 channels, stride 4 x 8 x 8) from 2-D
 convolutions.
 
-A patch convolution takes frames to one eighth of the resolution at once, and all other convolutions run there; time is
-handled by joining frames in the channels. Activations are ReLU and there is no normalisation: ONNX Runtime's CPU
-provider
-fuses both away.
+A patch convolution takes frames to one eighth of the resolution at once, and all other convolutions run there, but for
+the decoder's last at a quarter (`Detail`); time is handled by joining frames in the channels. Activations are ReLU and
+there is no normalisation: ONNX Runtime's CPU provider fuses both away.
 """
 
 import torch
@@ -83,12 +82,48 @@ class Encoder(nn.Module):
         return per_frame(self.head, x).transpose(1, 2)
 
 
+class GlobalGain(nn.Module):
+    """Scales the channels of [B, T, C, h, w] by what the window looks like as a whole (squeeze and excitation): how bad
+    a picture is shows in all of it, not in the hundred pixels that a convolution sees. Starts as the identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.cat([x.mean(dim=(1, 3, 4)), x.abs().mean(dim=(1, 3, 4))], dim=-1)
+        return x * (1.0 + self.mlp(pooled))[:, None, :, None, None]
+
+
+class Detail(nn.Module):
+    """Features [B, T, width, 2 h, 2 w] at twice the decoder's resolution from its features [B, T, in, h, w] and the
+    degraded frames [B, T, 3, H, W]: noise and edges need more values a pixel than 64 channels for a cell of 8x8 have.
+    """
+
+    def __init__(self, channels: int, width: int, patch: int):
+        super().__init__()
+        self.patch = patch
+        self.up = nn.Conv2d(channels, 4 * width, 1)
+        self.stem = PatchConv(3, width, patch)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        init_for_relu(self)
+        self.head = nn.Conv2d(width, 3 * patch**2, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, frames: Tensor) -> Tensor:
+        x = F.pixel_shuffle(per_frame(self.up, x), 2) + per_frame(self.stem, frames.to(x.dtype))
+        x = x.relu()
+        return x + per_frame(self.conv, x).relu()
+
+
 class Decoder(nn.Module):
     """Latent [B, C, t, h, w] to frames [B, T, 3, H, W].
 
-    With `frames`, the degraded ones (fidelity path), the decoder joins their features and predicts what is to be
-    added to
-    them; without (first stage) it draws the frames from the latent alone.
+    With `frames`, the degraded ones (fidelity path), the decoder joins their features and predicts what is to be added
+    to them; without (first stage) it draws the frames from the latent alone.
     """
 
     def __init__(self, config: VaeConfig):
@@ -106,6 +141,10 @@ class Decoder(nn.Module):
             self.residual_head = nn.Conv2d(width, cell, 1)
             nn.init.zeros_(self.residual_head.weight)
             nn.init.zeros_(self.residual_head.bias)
+            self.gain = GlobalGain(width)
+            self.detail = (
+                Detail(width, config.detail_width, config.spatial_stride // 2) if config.detail_width else None
+            )
 
     def features(self, latent: Tensor, frames: Tensor | None) -> Tensor:
         """Features [B, T, width, h, w] from which a head draws the pixels."""
@@ -117,15 +156,21 @@ class Decoder(nn.Module):
         x = x.relu()
         for index, block in enumerate(self.blocks):
             x = per_frame(block, x)
+            if index == 0 and frames is not None:
+                x = self.gain(x)
             if index == len(self.blocks) // 2:
                 before, after = before_and_after(x[:, :, :MIX_CHANNELS])
                 x = x + per_frame(self.mix, torch.cat([before, after], dim=2)).relu()
         return x
 
     def forward(self, latent: Tensor, frames: Tensor | None = None) -> Tensor:
-        head = self.head if frames is None else self.residual_head
-        out = F.pixel_shuffle(per_frame(head, self.features(latent, frames)), self.patch)
-        return out if frames is None else frames + out
+        x = self.features(latent, frames)
+        if frames is None:
+            return F.pixel_shuffle(per_frame(self.head, x), self.patch)
+        out = frames + F.pixel_shuffle(per_frame(self.residual_head, x), self.patch)
+        if self.detail is None:
+            return out
+        return out + F.pixel_shuffle(per_frame(self.detail.head, self.detail(x, frames)), self.detail.patch)
 
 
 class LightVae(nn.Module):
