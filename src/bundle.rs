@@ -206,6 +206,16 @@ impl Bundle {
         self.graph_paths.get(&graph).map(PathBuf::as_path)
     }
 
+    /// Bytes of all files, models and weights; those that cannot be asked count as nothing.
+    pub fn file_bytes(&self) -> u64 {
+        let size = |file: &ListedFile| fs::metadata(self.dir.join(&file.path)).map_or(0, |metadata| metadata.len());
+        let graphs = self.manifest.graphs.values();
+        graphs
+            .flat_map(|graph| std::iter::once(&graph.model).chain(&graph.weights))
+            .map(size)
+            .sum()
+    }
+
     fn verify_digest<'a>(
         &'a self,
         file: &'a ListedFile,

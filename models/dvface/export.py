@@ -1,294 +1,340 @@
 """Exports a trained model to a bundle: four ONNX graphs and bundle.toml, each graph checked in ONNX Runtime against
 torch.
 
-python -m dvface.export nano CHECKPOINT OUT
+    python -m dvface.export nano CHECKPOINT OUT [--dtype f16]
+
+CHECKPOINT is one of train_restorer, or `random` for untrained weights. A bundle that differs from torch in f32 is not
+written: OUT then has graphs but no bundle.toml. ONNX Runtime's CPU provider has no bfloat16 kernels, so that a bf16
+bundle cannot be checked like the others; `--dtype bf16` needs `--unverified`, and checks what can be.
 """
 
 import argparse
-import copy
-import hashlib
+import dataclasses
+import gc
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from . import onnx_graph, verify
 from .config import Config, load_config
+from .cost import GraphCost, cost_table, graph_costs
+from .graphs import GRAPHS, build_graph, graph_names, graph_tensors, retyped, run_module, source
+from .manifest import MANIFEST, graph_files, manifest_text
 from .model import DVFace
-from .vae import PatchConv
+from .onnx_graph import UnsupportedTypeError, export_graph, open_graph, run_graph
+from .verify import LIMITS, ParityError
 
-OPSET = 18
-MIN_FRAMES_PSNR = 60.0
-"""Least PSNR in dB of u8 frames, ONNX Runtime against torch, that a f32 bundle may have."""
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+LEAN_PIXELS = 2**20
+"""Pixels of a window from which ONNX Runtime gives memory of Wan's VAE back as soon as it is free: 192 channels a
+pixel are gigabytes then."""
 
-
-def bytes_in(stem: PatchConv) -> PatchConv:
-    """A patch convolution for values 0..255 in the place of one for [-1, 1]: the scaling goes into its weights."""
-    folded = copy.deepcopy(stem)
-    with torch.no_grad():
-        folded.bias.sub_(stem.weight.sum(dim=(1, 2, 3)))
-        folded.weight.div_(127.5)
-    return folded
+Outputs = list[np.ndarray]
+Comparison = tuple[str, float, bool]
 
 
-def planes(frames: Tensor) -> Tensor:
-    """u8 [T, H, W, 3] to u8 [1, T, 3, H, W]; transposed as bytes, a quarter of the floats' traffic."""
-    return frames.permute(0, 3, 1, 2)[None]
+@dataclass
+class Report:
+    """What an export measured. `figures`: ONNX Runtime against torch, by name. `warnings`: lines for people."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, GraphCost] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    verified: bool = True
 
 
-class EncoderGraph(nn.Module):
-    """frames u8 [T, H, W, 3] to latent [1, C, t, h, w]."""
+def as_type(values: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same tensors, floating-point ones of the type `dtype`."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in values.items()}
 
-    def __init__(self, model: DVFace):
+
+def arrays(tensors: list[Tensor]) -> Outputs:
+    """The tensors as NumPy arrays."""
+    return [tensor.numpy() for tensor in tensors]
+
+
+def memory() -> str:
+    """Greatest memory of this process so far, mapped files included."""
+    return f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2:.2f} GiB"
+
+
+class HandOver(nn.Module):
+    """A bf16 graph between f32 tensors: a bundle's hand-over tensors are f32 or f16."""
+
+    def __init__(self, inner: nn.Module):
         super().__init__()
-        self.vae = copy.deepcopy(model.vae)
-        self.vae.encoder.stem = bytes_in(model.vae.encoder.stem)
+        self.inner = inner
 
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.vae.encode(planes(frames).float())
-
-
-class PriorGraph(nn.Module):
-    """frames u8 [T, H, W, 3] to spatial_prior, temporal_prior [1, t, h', w', d]."""
-
-    def __init__(self, model: DVFace):
-        super().__init__()
-        self.prior = copy.deepcopy(model.prior)
-        self.prior.encoder.stem = bytes_in(model.prior.encoder.stem)
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        return self.prior(planes(frames).float())
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.inner(*(x.bfloat16() if x.is_floating_point() else x for x in inputs))
+        if isinstance(outputs, tuple):
+            return tuple(x.float() for x in outputs)
+        return outputs.float() if outputs.is_floating_point() else outputs
 
 
-class DitGraph(nn.Module):
-    """latent, spatial_prior, temporal_prior to restored_latent [1, C, t, h, w], the step of eq. 2 included.
+def in_f32_arithmetic(graph: nn.Module) -> nn.Module:
+    """A graph of another type with its rounded weights and constants, computing in f32."""
+    graph = retyped(graph, torch.float32)
+    for module in graph.modules():
+        if isinstance(getattr(module, "dtype", None), torch.dtype):
+            module.dtype = torch.float32
+        if hasattr(module, "condition") and not callable(module.condition):
+            module.condition = module.condition.to(torch.float32)
+    return graph
 
-    Timestep and prompt go in as constants: the modulations, keys and values that follow from them.
+
+class Exporter:
+    """Writes and checks one graph after the other; one graph's modules and session at a time are in memory.
+
+    `torch_values` are the tensors between the graphs from torch in f32; `own_values` those from ONNX Runtime, where
+    every graph gets what the one before gave: the chain that a user sees.
     """
 
-    def __init__(self, model: DVFace):
-        super().__init__()
-        self.model = model
-        with torch.no_grad():
-            self.condition = model.dit.condition()
+    def __init__(self, model: DVFace, out: Path, frames: Tensor, dtype: str, external_bytes: int):
+        self.model, self.out, self.dtype, self.external_bytes = model, out, dtype, external_bytes
+        self.hand_over = torch.float16 if dtype == "f16" else torch.float32
+        self.lean = model.config.vae.kind == "wan" and frames[..., 0].numel() >= LEAN_PIXELS
+        self.torch_values, self.own_values = {"frames": frames}, {"frames": frames}
+        self.report = Report(costs=graph_costs(model.config))
+        self.wrong: list[str] = []
+        self.log: Callable[[str], None] = lambda line: None
+        self.unverified = False
 
-    def forward(self, latent: Tensor, spatial_prior: Tensor, temporal_prior: Tensor) -> Tensor:
-        return self.model.denoise(latent, spatial_prior, temporal_prior, self.condition)
+    def export(self, name: str) -> None:
+        """Writes a graph and checks it; figures out of their limits go into `wrong`."""
+        keys, outputs = graph_tensors(name, self.model)
+        inputs = {key: self.torch_values[source(key)] for key in keys}
+        expected = self.timed(f"{name}: torch in f32", lambda: self.reference(name, inputs))
+        self.timed(f"{name}: export", lambda: self.write(name, inputs, outputs))
+        check = self.check_wiring if self.dtype == "bf16" else self.check
+        self.timed(f"{name}: ONNX Runtime", lambda: check(name, inputs, outputs, expected))
+        if name != "decoder":
+            self.torch_values |= {key: torch.from_numpy(value) for key, value in zip(outputs, expected, strict=True)}
 
+    def timed(self, what: str, work: Callable):
+        """The work's result; its time and the process's memory go to the log."""
+        started = time.monotonic()
+        result = work()
+        self.log(f"{what}: {time.monotonic() - started:.1f} s, {memory()}")
+        return result
 
-class DecoderGraph(nn.Module):
-    """restored_latent, and with a fidelity path degraded_frames u8 [T, H, W, 3], to frames u8 [T, H, W, 3].
+    def session(self, path: Path):
+        """A session with as many threads as torch has."""
+        return open_graph(path, torch.get_num_threads(), self.lean)
 
-    The head is a matrix product on channels-last features, its outputs ordered so that pixels fall into place in
-    runs of a
-    patch's row: ONNX Runtime moves such runs ten times faster than single values.
-    """
+    def note(self, comparison: Comparison, label: str = "") -> None:
+        """Keeps and logs a figure."""
+        name, value, is_right = comparison
+        self.report.figures[label + name] = value
+        self.log(f"{label}{name}: {value:.6g}" + ("" if is_right else " (out of its limit)"))
+        if not is_right:
+            self.wrong.append(f"{label}{name} = {value:.3g}")
 
-    def __init__(self, model: DVFace):
-        super().__init__()
-        self.decoder = copy.deepcopy(model.vae.decoder)
-        head = self.decoder.head
-        if model.config.vae.fidelity:
-            head = self.decoder.residual_head
-            self.decoder.fidelity = bytes_in(self.decoder.fidelity)
-        p = self.decoder.patch
-        order = torch.arange(3 * p * p).reshape(3, p, p).permute(1, 2, 0).flatten()
-        with torch.no_grad():
-            self.weight = nn.Parameter(127.5 * head.weight[order, :, 0, 0].T.contiguous())
-            self.bias = nn.Parameter(127.5 * head.bias[order] + (0.0 if model.config.vae.fidelity else 127.5))
+    def reference(self, name: str, inputs: dict[str, Tensor]) -> Outputs:
+        """Torch's outputs in f32; for f16, warns of what it cannot hold."""
+        module = build_graph(name, self.model)
+        if self.dtype == "f16":
+            with verify.activation_ranges(module) as ranges:
+                expected = arrays(run_module(module, inputs.values()))
+            warnings = verify.overflow_warnings(name, ranges, module)
+            self.report.warnings += warnings
+            for line in warnings:
+                self.log(f"warning: {line}")
+        else:
+            expected = arrays(run_module(module, inputs.values()))
+        verify.check_finite(name, "torch in f32", expected)
+        return expected
 
-    def forward(self, restored_latent: Tensor, degraded_frames: Tensor | None = None) -> Tensor:
-        frames = None if degraded_frames is None else planes(degraded_frames)
-        x = self.decoder.features(restored_latent, frames)[0]
-        t, c, h, w = x.shape
-        p = self.decoder.patch
-        x = x.reshape(t, c, h * w).transpose(1, 2) @ self.weight + self.bias
-        x = x.reshape(t, h, w, p, 3 * p).transpose(2, 3).reshape(t, h * p, w * p, 3)
-        if degraded_frames is not None:
-            x = x + degraded_frames.float()
-        return x.clamp(0, 255).round().to(torch.uint8)
+    def write(self, name: str, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> None:
+        """Writes the graph's files."""
+        module = build_graph(name, self.model, DTYPES[self.dtype])
+        opset = onnx_graph.OPSET
+        if self.dtype == "bf16":
+            module, opset = HandOver(module), onnx_graph.BF16_OPSET
+        path = self.out / f"{name}.onnx"
+        export_graph(module, as_type(inputs, self.hand_over), outputs, path, opset, self.external_bytes)
+        del module
+        gc.collect()  # the exporter leaves cycles that hold the weights
+        self.report.costs[name].bytes = sum(file.stat().st_size for file in graph_files(self.out, name))
 
+    def check(self, name: str, inputs: dict[str, Tensor], outputs: tuple[str, ...], expected: Outputs) -> None:
+        """The graph alone, fed with torch's tensors; then in the chain, fed with ONNX Runtime's own."""
+        limits = LIMITS[self.dtype]
+        session = self.session(self.out / f"{name}.onnx")
+        found = run_graph(session, as_type(inputs, self.hand_over))
+        verify.check_finite(name, "ONNX Runtime", found)
+        self.note(verify.compare(name, found, expected, limits))
+        if name in ("dit", "decoder"):
+            found = run_graph(session, {key: self.own_values[source(key)] for key in inputs})
+            verify.check_finite(name, "ONNX Runtime, in the chain", found)
+        if name == "decoder":
+            psnr = verify.frames_psnr(found[0], expected[0])
+            self.note(("chain frames PSNR", psnr, psnr >= limits.frames_psnr))
+        else:
+            self.own_values |= {key: torch.from_numpy(value) for key, value in zip(outputs, found, strict=True)}
 
-def export_graph(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
-    """Writes one graph with static shapes and named inputs and outputs."""
-    program = torch.onnx.export(
-        module.eval(), tuple(inputs.values()), input_names=list(inputs), output_names=outputs, opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )  # fmt: skip
-    proto = program.model_proto
-    for node in proto.graph.node:
-        node.ClearField("doc_string")
-        node.ClearField("metadata_props")
-    for value in proto.graph.value_info:
-        value.ClearField("metadata_props")
-    proto.ClearField("functions")
-    proto.ir_version = min(proto.ir_version, 9)  # opset 18 needs no more, and older runtimes refuse more
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
-
-
-def run_graph(path: Path, inputs: dict[str, Tensor], threads: int = 0) -> list[np.ndarray]:
-    """Runs a graph on the CPU provider."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {name: value.numpy() for name, value in inputs.items()})
-
-
-def frames_psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """PSNR in dB of two u8 arrays; infinite where they are equal."""
-    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else 10.0 * float(np.log10(255.0**2 / error))
-
-
-def relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Root mean square of the difference over that of b."""
-    return float(np.sqrt(np.mean((a - b) ** 2) / max(float(np.mean(b**2)), 1e-12)))
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def toml_string(text: str) -> str:
-    """A TOML basic string."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def write_manifest(config: Config, out: Path, version: str, description: str, trained_on: str) -> None:
-    """Writes bundle.toml (format 1) for the graphs that lie in `out`."""
-    lines = [
-        "format = 1",
-        f"name = {toml_string(config.name)}",
-        f"version = {toml_string(version)}",
-        'license = "MIT"',
-        f"description = {toml_string(description)}",
-        f"trained_on = {toml_string(trained_on)}",
-        "",
-        "[window]",
-        f"frames = {config.window.frames}",
-        f"overlap = {config.window.overlap}",
-        "",
-        "[frame]",
-        f"width = {config.frame.width}",
-        f"height = {config.frame.height}",
-        "",
-        "[latent]",
-        f"channels = {config.vae.latent_channels}",
-        f"spatial_stride = {config.vae.spatial_stride}",
-        f"temporal_stride = {config.vae.temporal_stride}",
-        "",
-        "[diffusion]",
-        f"timestep = {config.diffusion.timestep}",
-    ]
-    for graph in ("encoder", "prior", "dit", "decoder"):
-        path = out / f"{graph}.onnx"
-        lines += ["", f"[graphs.{graph}]", f'path = "{path.name}"', f'sha256 = "{sha256(path)}"']
-    (out / "bundle.toml").write_text("\n".join(lines) + "\n")
-
-
-class ParityError(RuntimeError):
-    """A graph in ONNX Runtime differs from torch by more than is allowed."""
+    def check_wiring(self, name: str, inputs: dict[str, Tensor], _outputs: tuple[str, ...], expected: Outputs) -> None:
+        """What can be checked of a bf16 graph: torch in bf16 against f32; and the graph's twin, with the same nodes and
+        rounded weights but f32 arithmetic, in ONNX Runtime against torch with the same weights."""
+        try:
+            open_graph(self.out / f"{name}.onnx", 1)
+        except UnsupportedTypeError as error:
+            if not self.unverified:
+                raise UnsupportedTypeError(
+                    f"{error}. ONNX Runtime's CPU provider cannot run bf16, so this bundle cannot be verified: give "
+                    "--unverified to have it nevertheless"
+                ) from error
+        self.report.verified = False
+        graph = build_graph(name, self.model, torch.bfloat16)
+        in_bf16 = arrays(run_module(HandOver(graph), inputs.values()))
+        self.note(verify.compare(name, in_bf16, expected, LIMITS["bf16"]), "torch in bf16, ")
+        rounded = arrays(run_module(in_f32_arithmetic(graph), inputs.values()))
+        with tempfile.TemporaryDirectory(dir=self.out) as folder:
+            twin = Path(folder, f"{name}.onnx")
+            onnx_graph.in_f32(self.out / f"{name}.onnx", twin)
+            found = run_graph(self.session(twin), inputs)
+        # Not f32's limits: the exporter folded some constants in bf16.
+        self.note(verify.compare(name, found, rounded, LIMITS["f16"]), "wiring in f32, ")
 
 
 def export_bundle(
-    model: DVFace, out: Path, frames: Tensor, version: str = "0.1.0", description: str = "", trained_on: str = ""
-) -> dict[str, float]:
-    """Writes the bundle and checks it on `frames` u8 [T, H, W, 3]; returns each check's figure.
+    model: DVFace,
+    out: Path,
+    frames: Tensor,
+    version: str = "0.1.0",
+    description: str = "",
+    trained_on: str = "",
+    *,
+    license_name: str = "MIT",
+    dtype: str = "f32",
+    unverified: bool = False,
+    external_bytes: int = onnx_graph.EXTERNAL_BYTES,
+    log: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Writes the bundle and checks it on `frames` u8 [T, H, W, 3]; `log` gets a line for every step and figure.
 
-    Raises ParityError, and leaves no bundle.toml, where ONNX Runtime differs from torch.
+    Raises ValueError where the frames are not the config's; ParityError, and leaves no bundle.toml, where ONNX Runtime
+    differs from torch in f32 by more than LIMITS[dtype]; UnsupportedTypeError for bf16 unless `unverified`.
     """
     config = model.config
-    model.eval().requires_grad_(False)
+    shape = (config.window.frames, config.frame.height, config.frame.width, 3)
+    if tuple(frames.shape) != shape or frames.dtype != torch.uint8:
+        raise ValueError(f"frames: expected torch.uint8 {shape}, found {frames.dtype} {tuple(frames.shape)}")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bundle.toml").unlink(missing_ok=True)
-
-    encoder, prior, dit, decoder = EncoderGraph(model), PriorGraph(model), DitGraph(model), DecoderGraph(model)
-    latent = encoder(frames)
-    spatial, temporal = prior(frames)
-    restored = dit(latent, spatial, temporal)
-    encoder_in = {"frames": frames}
-    dit_in = {"latent": latent, "spatial_prior": spatial, "temporal_prior": temporal}
-    decoder_in = {"restored_latent": restored}
-    if config.vae.fidelity:
-        decoder_in["degraded_frames"] = frames
-    result = decoder(*decoder_in.values())
-
-    graphs = {
-        "encoder": (encoder, encoder_in, ["latent"]),
-        "prior": (prior, encoder_in, ["spatial_prior", "temporal_prior"]),
-        "dit": (dit, dit_in, ["restored_latent"]),
-        "decoder": (decoder, decoder_in, ["frames"]),
-    }
-    for name, (module, inputs, outputs) in graphs.items():
-        export_graph(module, inputs, outputs, out / f"{name}.onnx")
-
-    # Every graph alone, fed with torch's tensors; then the chain, fed with ONNX Runtime's own.
-    figures = {}
-    ort_latent = run_graph(out / "encoder.onnx", encoder_in)[0]
-    ort_spatial, ort_temporal = run_graph(out / "prior.onnx", encoder_in)
-    ort_restored = run_graph(out / "dit.onnx", dit_in)[0]
-    figures["encoder relative error"] = relative_error(ort_latent, latent.numpy())
-    same = (ort_spatial == spatial.numpy()).all(-1) & (ort_temporal == temporal.numpy()).all(-1)
-    figures["prior share of equal codes"] = float(same.mean())
-    figures["dit relative error"] = relative_error(ort_restored, restored.numpy())
-    figures["decoder frames PSNR"] = frames_psnr(run_graph(out / "decoder.onnx", decoder_in)[0], result.numpy())
-    chained = {
-        "latent": torch.from_numpy(ort_latent),
-        "spatial_prior": torch.from_numpy(ort_spatial),
-        "temporal_prior": torch.from_numpy(ort_temporal),
-    }
-    decoder_in["restored_latent"] = torch.from_numpy(run_graph(out / "dit.onnx", chained)[0])
-    figures["chain frames PSNR"] = frames_psnr(run_graph(out / "decoder.onnx", decoder_in)[0], result.numpy())
-
-    wrong = {
-        "encoder relative error": figures["encoder relative error"] > 1e-4,
-        "prior share of equal codes": figures["prior share of equal codes"] < 0.99,
-        "dit relative error": figures["dit relative error"] > 1e-4,
-        "decoder frames PSNR": figures["decoder frames PSNR"] < MIN_FRAMES_PSNR,
-        "chain frames PSNR": figures["chain frames PSNR"] < MIN_FRAMES_PSNR,
-    }
-    if any(wrong.values()):
-        bad = ", ".join(f"{name} = {figures[name]:.3g}" for name, is_wrong in wrong.items() if is_wrong)
-        raise ParityError(f"ONNX Runtime differs from torch: {bad}")
-    write_manifest(config, out, version, description, trained_on)
-    return figures
+    for file in (out / MANIFEST, *(file for name in GRAPHS for file in graph_files(out, name))):
+        file.unlink(missing_ok=True)
+    exporter = Exporter(model.eval().requires_grad_(False), out, frames, dtype, external_bytes)
+    exporter.log, exporter.unverified = log, unverified
+    for name in graph_names(model):
+        exporter.export(name)
+    if exporter.wrong:
+        raise ParityError(f"ONNX Runtime differs from torch: {', '.join(exporter.wrong)}")
+    if not exporter.report.verified:
+        description = f"{description} ({dtype}, not verified in ONNX Runtime)".strip()
+    texts = {"version": version, "license": license_name, "description": description, "trained_on": trained_on}
+    (out / MANIFEST).write_text(manifest_text(config, out, graph_names(model), texts))
+    return exporter.report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def resized(config: Config, frames: int | None, size: tuple[int, int] | None, overlap: int | None) -> Config:
+    """The config with another window, frame size (width, height) or overlap, where given; an overlap that is not given
+    is at most half of the window.
+
+    Raises ValueError where the sizes do not fit the model.
+    """
+    frames = frames or config.window.frames
+    overlap = min(config.window.overlap, frames // 2) if overlap is None else overlap
+    width, height = size or (config.frame.width, config.frame.height)
+    return dataclasses.replace(
+        config,
+        window=dataclasses.replace(config.window, frames=frames, overlap=overlap),
+        frame=dataclasses.replace(config.frame, width=width, height=height),
+    )
+
+
+def load_model(config: Config, checkpoint: Path) -> tuple[DVFace, str, str]:
+    """The model in a checkpoint, its description, and what it was trained on; `random` is seeded untrained weights.
+
+    The weights of a large model stay in a file that is mapped into memory: the system takes back the pages of graphs
+    that are done.
+    """
+    torch.manual_seed(0)
+    model = DVFace(config)
+    if str(checkpoint) != "random":
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        model.load_state_dict(state["model"], assign=True)
+        return model, state["description"], state["trained_on"]
+    if sum(parameter.nbytes for parameter in model.parameters()) > onnx_graph.EXTERNAL_BYTES:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "random.pt")
+            torch.save(model.state_dict(), path)
+            model.load_state_dict(torch.load(path, weights_only=True, mmap=True), assign=True)
+    return model, "untrained, random weights", "nothing"
+
+
+def check_frames(config: Config) -> Tensor:
+    """Seeded, blurred noise u8 [T, H, W, 3]."""
+    shape = (config.window.frames, 3, config.frame.height // 8, config.frame.width // 8)
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    noise = nn.functional.interpolate(noise, scale_factor=8, mode="bicubic")
+    return (noise * 255).clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
+
+
+def pixel_size(text: str) -> tuple[int, int]:
+    """Width and height of `WIDTHxHEIGHT`; ValueError where it is something else."""
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="name in configs/, or a path")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of train_restorer, or 'random' for untrained weights")
     parser.add_argument("out", type=Path, help="folder of the bundle")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="f32", help="element type of weights and activations")
+    parser.add_argument("--unverified", action="store_true", help="write a bundle that cannot be verified (bf16)")
     parser.add_argument(
         "--frames", type=Path, help="u8 .npy [T, H, W, 3] to check with (default: seeded noise, blurred)"
     )
+    parser.add_argument("--window", type=int, metavar="T", help="frames of a window (default: the config's)")
+    parser.add_argument(
+        "--overlap", type=int, metavar="O", help="default overlap (default: the config's, at most T / 2)"
+    )
+    parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT", help="frame size (default: the config's)")
     parser.add_argument("--version", default="0.1.0")
+    parser.add_argument("--license", default="MIT", help="licence of the weights")
     args = parser.parse_args()
 
-    config = load_config(args.config)
-    torch.manual_seed(0)
-    model = DVFace(config)
-    description, trained_on = "untrained, random weights", "nothing"
-    if str(args.checkpoint) != "random":
-        checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(checkpoint["model"])
-        description, trained_on = checkpoint["description"], checkpoint["trained_on"]
-    if args.frames:
-        frames = torch.from_numpy(np.load(args.frames))
+    config = resized(load_config(args.config), args.window, args.size, args.overlap)
+    model, description, trained_on = load_model(config, args.checkpoint)
+    print(f"{config.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.3f} M parameters, {memory()}", flush=True)
+    frames = torch.from_numpy(np.load(args.frames)) if args.frames else check_frames(config)
+    try:
+        report = export_bundle(
+            model, args.out, frames, args.version, description, trained_on,
+            license_name=args.license, dtype=args.dtype, unverified=args.unverified,
+            log=lambda line: print(line, flush=True),
+        )  # fmt: skip
+    except (ParityError, UnsupportedTypeError) as error:
+        print(f"error: no bundle written: {error}", file=sys.stderr)
+        return 1
+    print(cost_table(report.costs, config))
+    if report.warnings:
+        print(f"{len(report.warnings)} warnings of overflow in f16, above")
+    if report.verified:
+        print(f"{args.out}: {args.dtype}, verified in ONNX Runtime against torch in f32")
     else:
-        shape = (config.window.frames, 3, config.frame.height // 8, config.frame.width // 8)
-        noise = nn.functional.interpolate(torch.rand(shape), scale_factor=8, mode="bicubic")
-        frames = (noise * 255).clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
-    for name, value in export_bundle(model, args.out, frames, args.version, description, trained_on).items():
-        print(f"{name}: {value:.6g}")
-    size = sum(path.stat().st_size for path in args.out.iterdir())
-    print(f"{args.out}: {size / 1e6:.2f} MB, {sum(p.numel() for p in model.parameters()) / 1e6:.3f} M parameters")
+        print(f"{args.out}: {args.dtype}, UNVERIFIED: ONNX Runtime has run these graphs' twins in f32 only")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

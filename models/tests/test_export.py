@@ -1,7 +1,8 @@
-"""Export of a small window of the nano config: graphs equal the model, and a bundle that differs is not written."""
+"""Export of a small window of a small model: graphs equal the model, and a bundle that differs is not written."""
 
 import dataclasses
 import hashlib
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -9,29 +10,61 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
-from dvface import export
+from dvface import export, onnx_graph
 from dvface.config import Config, load_config
 from dvface.frames import to_float, to_u8
+from dvface.graphs import build_graph, graph_names, graph_tensors
 from dvface.model import DVFace
+from dvface.onnx_graph import open_graph
+from dvface.verify import frames_psnr
+
+EXTERNAL = 100_000
+"""Bytes of weights that go into a file of their own here: those of all graphs but the encoder's."""
 
 
-def small_config() -> Config:
+def small_config(**fusion: str) -> Config:
     config = load_config("nano")
     return dataclasses.replace(
         config,
         window=dataclasses.replace(config.window, frames=5, overlap=1),
         frame=dataclasses.replace(config.frame, width=64, height=96),
+        vae=dataclasses.replace(config.vae, width=16, decoder_width=24, decoder_blocks=1, detail_width=8),
+        prior=dataclasses.replace(config.prior, width=64, layers=1),
+        dit=dataclasses.replace(config.dit, layers=1),
+        fusion=dataclasses.replace(config.fusion, **fusion),
     )
 
 
-def lively_model() -> DVFace:
+def lively_model(**fusion: str) -> DVFace:
     """Random weights in the layers that start at zero, so that every part shows in the frames."""
     torch.manual_seed(0)
-    model = DVFace(small_config()).eval()
-    for layer in (model.dit.head.head, model.vae.decoder.residual_head, model.dit.fusions[0].attn.o):
+    model = DVFace(small_config(**fusion)).eval()
+    decoder = model.vae.decoder
+    layers = [model.dit.head.head, decoder.residual_head, decoder.gain.mlp[-1], decoder.detail.head]
+    if model.dit.fusions is not None:
+        layers.append(model.dit.fusions[0].attn.o)
+    for layer in layers:
         torch.nn.init.normal_(layer.weight, std=0.02)
     return model
+
+
+def run(folder: Path, graph: str, **inputs: np.ndarray | torch.Tensor) -> list[np.ndarray]:
+    return open_graph(folder / f"{graph}.onnx", 1).run(None, {name: np.asarray(x) for name, x in inputs.items()})
+
+
+def run_chain(folder: Path, frames: torch.Tensor) -> np.ndarray:
+    """Frames through the four graphs, as the element runs them."""
+    latent = run(folder, "encoder", frames=frames)[0]
+    spatial, temporal = run(folder, "prior", frames=frames)
+    restored = run(folder, "dit", latent=latent, spatial_prior=spatial, temporal_prior=temporal)[0]
+    return run(folder, "decoder", restored_latent=restored, degraded_frames=frames)[0]
+
+
+def restored_by_torch(frames: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return to_u8(lively_model()(to_float(frames)[None])[0])[0].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -41,57 +74,220 @@ def frames() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory, frames) -> tuple[Path, dict[str, float]]:
-    out = tmp_path_factory.mktemp("bundle")
-    return out, export.export_bundle(lively_model(), out, frames, "1.2.3", 'a "test"', "noise")
+def bundle(tmp_path_factory, frames) -> tuple[Path, export.Report, list[str]]:
+    """In f32, with weights outside of the larger graphs."""
+    out, lines = tmp_path_factory.mktemp("bundle"), []
+    report = export.export_bundle(
+        lively_model(), out, frames, "1.2.3", 'a "test"', "noise", external_bytes=EXTERNAL, log=lines.append
+    )
+    return out, report, lines
+
+
+@pytest.fixture(scope="module")
+def half_bundle(tmp_path_factory, frames) -> tuple[Path, export.Report]:
+    """In f16, with a channel of the encoder's stem that reaches 40000 and comes to nothing in the block behind it."""
+    out, model = tmp_path_factory.mktemp("half"), lively_model()
+    with torch.no_grad():
+        model.vae.encoder.stem.bias[0] = 40_000.0
+        for layer in (model.vae.encoder.block.conv1, model.vae.encoder.mix, model.vae.encoder.head):
+            layer.weight[:, :: model.config.vae.width] = 0.0
+    return out, export.export_bundle(model, out, frames, dtype="f16")
 
 
 def test_graphs_equal_the_model(bundle, frames):
-    out, figures = bundle
-    assert figures["chain frames PSNR"] >= 60 and figures["prior share of equal codes"] == 1
-    latent = export.run_graph(out / "encoder.onnx", {"frames": frames})[0]
+    out, report, _ = bundle
+    assert report.verified and report.warnings == []
+    assert report.figures["chain frames PSNR"] >= 60 and report.figures["prior share of equal codes"] == 1
     model = lively_model()
     with torch.no_grad():
-        restored, _ = model(to_float(frames)[None])
-        np.testing.assert_allclose(latent, model.vae.encode(to_float(frames)[None]).numpy(), atol=1e-4)
-    spatial, temporal = export.run_graph(out / "prior.onnx", {"frames": frames})
-    inputs = {"latent": latent, "spatial_prior": spatial, "temporal_prior": temporal}
-    dit = export.run_graph(out / "dit.onnx", {name: torch.from_numpy(value) for name, value in inputs.items()})[0]
+        latent = model.vae.encode(to_float(frames)[None]).numpy()
+        spatial, temporal = model.prior(to_float(frames)[None])
+    np.testing.assert_allclose(run(out, "encoder", frames=frames)[0], latent, atol=1e-4)
+    np.testing.assert_allclose(run(out, "prior", frames=frames)[1], temporal.numpy(), atol=1e-6)
+    dit = run(out, "dit", latent=latent, spatial_prior=spatial, temporal_prior=temporal)[0]
     assert not np.allclose(dit, latent)
-    decoder = {"restored_latent": torch.from_numpy(dit), "degraded_frames": frames}
-    u8 = export.run_graph(out / "decoder.onnx", decoder)[0]
-    assert export.frames_psnr(u8, to_u8(restored)[0].numpy()) >= 60
-    assert export.frames_psnr(u8, frames.numpy()) < 50, "the model must do something, or this test shows nothing"
+    chain = run_chain(out, frames)
+    assert frames_psnr(chain, restored_by_torch(frames)) >= 60
+    assert frames_psnr(chain, frames.numpy()) < 50, "the model must do something, or this test shows nothing"
+
+
+def test_every_graph_has_its_figures(bundle):
+    _, report, lines = bundle
+    figures = ("encoder relative error", "prior share of equal codes", "dit relative error", "decoder frames PSNR")
+    for figure in (*figures, "chain frames PSNR"):
+        assert any(line.startswith(f"{figure}: ") for line in lines), figure
+    assert set(report.figures) == {*figures, "chain frames PSNR"}
+    for graph, cost in report.costs.items():
+        assert cost.flops > 0 and cost.bytes == sum(file.stat().st_size for file in bundle[0].glob(f"{graph}.onnx*"))
 
 
 def test_manifest_tells_the_files(bundle):
-    out, _ = bundle
+    out, *_ = bundle
     manifest = tomllib.loads((out / "bundle.toml").read_text())
     assert manifest["format"] == 1 and manifest["version"] == "1.2.3" and manifest["description"] == 'a "test"'
     assert manifest["window"] == {"frames": 5, "overlap": 1}
     assert manifest["frame"] == {"width": 64, "height": 96}
+    listed = set()
     for graph in manifest["graphs"].values():
-        assert hashlib.sha256((out / graph["path"]).read_bytes()).hexdigest() == graph["sha256"]
+        for file in (graph, *graph.get("weights", [])):
+            assert hashlib.sha256((out / file["path"]).read_bytes()).hexdigest() == file["sha256"]
+            listed.add(file["path"])
+    assert listed == {path.name for path in out.iterdir()} - {"bundle.toml"}
+
+
+def test_large_weights_lie_beside_their_graph(bundle):
+    """The graph without its weight file does not load, so the weights really are in it (and chain tests read them)."""
+    out, *_ = bundle
+    manifest = tomllib.loads((out / "bundle.toml").read_text())
+    weights = {name: [file["path"] for file in graph.get("weights", [])] for name, graph in manifest["graphs"].items()}
+    assert weights["encoder"] == [] and weights["dit"] == ["dit.onnx.data"]
+    assert (out / "dit.onnx.data").stat().st_size > EXTERNAL > (out / "dit.onnx").stat().st_size / 10
+    locations = {
+        entry.value
+        for tensor in onnx.load(out / "dit.onnx", load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    assert locations == {"dit.onnx.data"}
 
 
 def test_graphs_load_in_old_runtimes(bundle):
     """ONNX Runtime 1.17 knows IR version 9 and opset 20."""
     for path in bundle[0].glob("*.onnx"):
-        proto = onnx.load(path)
+        proto = onnx.load(path, load_external_data=False)
         assert proto.ir_version <= 9
-        assert {entry.domain: entry.version for entry in proto.opset_import} == {"": export.OPSET}
+        assert {entry.domain: entry.version for entry in proto.opset_import} == {"": onnx_graph.OPSET}
 
 
-def test_a_bundle_that_differs_is_refused(tmp_path, frames, monkeypatch):
-    def other_run(path, inputs, threads=0):
-        outputs = run_graph(path, inputs, threads)
-        return [output + 3 if output.dtype == np.uint8 else output for output in outputs]
+def test_graphs_tell_nothing_of_this_machine(bundle):
+    for path in bundle[0].glob("*.onnx"):
+        assert str(Path(export.__file__).parent).encode() not in path.read_bytes()
 
-    run_graph = export.run_graph
-    monkeypatch.setattr(export, "run_graph", other_run)
-    with pytest.raises(export.ParityError, match="decoder frames PSNR"):
+
+def test_f16_bundle_is_half_as_large_and_near(half_bundle, frames):
+    out, report = half_bundle
+    assert report.verified and 40 <= report.figures["chain frames PSNR"] < 100
+    for graph, names in (("encoder", ("frames", "latent")), ("dit", ("latent", "restored_latent"))):
+        session = open_graph(out / f"{graph}.onnx", 1)
+        types = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
+        assert [types[name] for name in names] == [
+            "tensor(uint8)" if name == "frames" else "tensor(float16)" for name in names
+        ]
+    weights = [tensor for tensor in onnx.load(out / "decoder.onnx").graph.initializer if len(tensor.dims) == 4]
+    assert weights and all(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in weights)
+    assert run_chain(out, frames).dtype == np.uint8
+
+
+def test_f16_warns_of_large_activations(half_bundle):
+    _, report = half_bundle
+    assert any("encoder: module vae.encoder.stem: reaches 4e+04, comes near" in line for line in report.warnings)
+    assert all(line.startswith("f16: encoder") for line in report.warnings), "nothing else is large"
+
+
+def reuse(monkeypatch, bundle: tuple, change: str = "", by: float = 0.0) -> None:
+    """Lets the exporter take the graphs of `bundle` for those that it writes, the biases of `change` changed."""
+
+    def copy(_module, _inputs, _outputs, path: Path, *_settings) -> None:
+        for file in bundle[0].glob(f"{path.name}*"):
+            shutil.copy(file, path.parent)
+        if path.stem == change:
+            proto = onnx.load(path)
+            for tensor in proto.graph.initializer:
+                values = numpy_helper.to_array(tensor)
+                if values.ndim == 1 and values.dtype.kind == "f":
+                    tensor.CopyFrom(numpy_helper.from_array((values + by).astype(values.dtype), tensor.name))
+            onnx.save(proto, path)
+
+    monkeypatch.setattr(export, "export_graph", copy)
+
+
+@pytest.mark.parametrize(
+    ("graph", "by", "message"),
+    [
+        ("encoder", 0.01, "encoder relative error = "),
+        ("decoder", 0.02, "decoder frames PSNR = .*chain frames PSNR = "),
+        ("dit", float("nan"), "dit: ONNX Runtime: expected finite values, found "),
+    ],
+)
+def test_a_bundle_that_differs_is_refused(tmp_path, frames, monkeypatch, bundle, graph, by, message):
+    (tmp_path / "bundle.toml").write_text("of an earlier export")
+    reuse(monkeypatch, bundle, graph, by)
+    with pytest.raises(export.ParityError, match=message):
         export.export_bundle(lively_model(), tmp_path, frames)
     assert not (tmp_path / "bundle.toml").exists()
+
+
+def test_the_same_graphs_are_taken(tmp_path, frames, monkeypatch, bundle):
+    """What shows that the test above fails for the change and for nothing else."""
+    (tmp_path / "decoder.onnx.data").write_text("of an earlier export")
+    reuse(monkeypatch, bundle)
+    assert export.export_bundle(lively_model(), tmp_path, frames).figures == bundle[1].figures
+    assert (tmp_path / "bundle.toml").exists()
+
+
+def test_f16_that_overflows_is_refused(tmp_path, frames, monkeypatch, half_bundle):
+    """An f16 graph whose values overflow gives no bundle, whatever torch makes of them in f32."""
+    reuse(monkeypatch, half_bundle, "encoder", float("inf"))
+    with pytest.raises(export.ParityError, match="encoder: ONNX Runtime: expected finite values"):
+        export.export_bundle(lively_model(), tmp_path, frames, dtype="f16")
+    assert not (tmp_path / "bundle.toml").exists()
+
+
+def only_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the exporter make the decoder alone, with the latent of noise, to save time."""
+    export_graph = export.Exporter.export
+
+    def export_decoder(self, name: str) -> None:
+        self.torch_values["restored_latent"] = torch.randn(1, 16, 2, 12, 8)
+        export_graph(self, name)
+
+    monkeypatch.setattr(export, "graph_names", lambda _model: ("decoder",))
+    monkeypatch.setattr(export.Exporter, "export", export_decoder)
+
+
+def test_bf16_is_marked_as_unverified_or_not_written(tmp_path, frames, monkeypatch):
+    only_decoder(monkeypatch)
+    model = lively_model()
+    report = export.export_bundle(model, tmp_path, frames, description="small", dtype="bf16", unverified=True)
+    assert not report.verified
+    assert report.figures["wiring in f32, decoder frames PSNR"] >= 40
+    assert 30 <= report.figures["torch in bf16, decoder frames PSNR"] < 80
+    manifest = tomllib.loads((tmp_path / "bundle.toml").read_text())
+    assert manifest["description"] == "small (bf16, not verified in ONNX Runtime)"
+    graph = onnx.load(tmp_path / "decoder.onnx").graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    assert types["restored_latent"] == onnx.TensorProto.FLOAT, "hand-over tensors are f32 or f16"
+    weights = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
+    assert weights and all(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in weights)
+    again = tmp_path / "again"
+    reuse(monkeypatch, (tmp_path,))
+    with pytest.raises(export.UnsupportedTypeError, match="--unverified"):
+        export.export_bundle(model, again, frames, dtype="bf16")
+    assert not (again / "bundle.toml").exists()
+
+
+def test_without_priors_the_dit_takes_the_latent_alone():
+    model = lively_model(priors="none")
+    assert graph_names(model) == ("encoder", "dit", "decoder")
+    assert graph_tensors("dit", model) == (("latent",), ("restored_latent",))
+    latent = torch.randn(1, 16, 2, 12, 8)
+    with torch.no_grad():
+        expected = model.denoise(latent, None, None)
+        torch.testing.assert_close(build_graph("dit", model)(latent), expected)
+    assert not torch.allclose(expected, latent)
+
+
+def test_frames_of_another_size_are_an_error(tmp_path, frames):
+    with pytest.raises(ValueError, match=r"frames: expected torch.uint8 \(5, 96, 64, 3\), found"):
+        export.export_bundle(lively_model(), tmp_path, frames[:, :64])
+
+
+def test_another_window_and_size():
+    config = export.resized(load_config("nano"), 5, (256, 128), None)
+    assert (config.window.frames, config.window.overlap) == (5, 2)
+    assert (config.frame.width, config.frame.height) == (256, 128)
+    with pytest.raises(ValueError, match="window.frames"):
+        export.resized(load_config("nano"), 6, None, None)
 
 
 def test_shipped_bundle_is_small_and_whole():

@@ -5,12 +5,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use ort::environment::Environment;
+use ort::ep;
 use ort::session::{Session, builder::SessionBuilder};
 use ort::value::{Outlet, TensorElementType, ValueType};
 use parking_lot::Mutex;
 
 use super::{Provider, ProviderOptions, RuntimeError, tells_of_memory};
 use crate::bundle::{Bundle, Contract, ElementType, GraphInfo, GraphKind, TensorInfo};
+
+/// Bundles with more bytes than this run on the CPU without arenas. Each of the four sessions has one, which keeps the
+/// greatest memory that a window took of it: gigabytes each for a model of this size, where allocation takes no
+/// noticeable time.
+const LEAN_BYTES: u64 = 1 << 30;
 
 /// One graph, ready to run. Elements that share it take turns.
 pub struct Graph {
@@ -33,8 +39,9 @@ impl Sessions {
     /// # Errors
     /// Everything of [`RuntimeError`] that concerns bundle, provider or graph.
     pub fn load(environment: &Environment, bundle: &Bundle, options: &ProviderOptions) -> Result<Self, RuntimeError> {
+        let is_lean = options.provider == Provider::Cpu && bundle.file_bytes() > LEAN_BYTES;
         // Asked first, so that a missing provider is not taken for a broken graph.
-        session_builder(environment, options)?;
+        session_builder(environment, options, is_lean)?;
         bundle.verify()?;
         let mut graphs = BTreeMap::new();
         let mut infos = BTreeMap::new();
@@ -42,7 +49,7 @@ impl Sessions {
             let Some(path) = bundle.graph_path(kind) else {
                 continue;
             };
-            let session = load_graph(environment, options, kind, path)?;
+            let session = load_graph(environment, options, is_lean, kind, path)?;
             infos.insert(
                 kind,
                 GraphInfo {
@@ -96,8 +103,12 @@ fn tells_of_gpu(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-/// A builder with the provider registered.
-fn session_builder(environment: &Environment, options: &ProviderOptions) -> Result<SessionBuilder, RuntimeError> {
+/// A builder with the provider registered. `is_lean` sessions give memory back to the system as soon as it is free.
+fn session_builder(
+    environment: &Environment,
+    options: &ProviderOptions,
+    is_lean: bool,
+) -> Result<SessionBuilder, RuntimeError> {
     let call = |call| {
         move |error: ort::Error<SessionBuilder>| RuntimeError::Call {
             call,
@@ -109,7 +120,7 @@ fn session_builder(environment: &Environment, options: &ProviderOptions) -> Resu
         std::fs::create_dir_all(&options.engine_cache)
             .map_err(|error| unavailable(format!("engine-cache {}: {error}", options.engine_cache.display())))?;
     }
-    SessionBuilder::new(environment)
+    let builder = SessionBuilder::new(environment)
         .map_err(|error| RuntimeError::Call {
             call: "CreateSessionOptions",
             reason: error.to_string(),
@@ -120,16 +131,25 @@ fn session_builder(environment: &Environment, options: &ProviderOptions) -> Resu
         .with_intra_op_spinning(false)
         .map_err(call("AddSessionConfigEntry"))?
         .with_execution_providers(options.dispatch())
-        .map_err(|error| unavailable(error.to_string()))
+        .map_err(|error| unavailable(error.to_string()))?;
+    if !is_lean {
+        return Ok(builder);
+    }
+    builder
+        .with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])
+        .map_err(call("DisableCpuMemArena"))?
+        .with_memory_pattern(false)
+        .map_err(call("DisableMemPattern"))
 }
 
 fn load_graph(
     environment: &Environment,
     options: &ProviderOptions,
+    is_lean: bool,
     graph: GraphKind,
     path: &Path,
 ) -> Result<Session, RuntimeError> {
-    session_builder(environment, options)?
+    session_builder(environment, options, is_lean)?
         .commit_from_file(path)
         .map_err(|error| {
             let reason = error.to_string();

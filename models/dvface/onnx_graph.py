@@ -1,0 +1,107 @@
+"""One ONNX file: written from a module with static shapes, and run in ONNX Runtime on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+OPSET = 18
+BF16_OPSET = 22
+"""The first opset whose convolution takes bfloat16."""
+IR_VERSIONS = {OPSET: 9, BF16_OPSET: 10}
+"""What a model of that opset needs; older runtimes refuse more."""
+EXTERNAL_BYTES = 512 * 1024**2
+"""More weights than this lie in a file of their own, NAME.onnx.data: protobuf has a limit of 2 GiB, and a runtime maps
+such a file into memory rather than parse it."""
+
+
+class UnsupportedTypeError(RuntimeError):
+    """The runtime has no kernels for the element type of a graph."""
+
+
+def export_graph(
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    outputs: tuple[str, ...],
+    path: Path,
+    opset: int = OPSET,
+    external_bytes: int = EXTERNAL_BYTES,
+) -> int:
+    """Writes one graph with static shapes and named inputs and outputs; returns the bytes of its weights.
+
+    More than `external_bytes` of weights go into a file beside it. Raises onnx.checker.ValidationError where the graph
+    is not valid ONNX.
+    """
+    with torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(), tuple(inputs.values()), input_names=list(inputs), output_names=list(outputs),
+            opset_version=opset, dynamo=True, verbose=False,
+        )  # fmt: skip
+    model = program.model
+    # Traces of the exporter: names of this machine's files among them.
+    for node in model.graph.all_nodes():
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for props in (model.metadata_props, model.graph.metadata_props):
+        props.clear()
+    model.functions.clear()
+    model.ir_version = min(model.ir_version, IR_VERSIONS[opset])
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    ir.save(model, path, external_data=data.name if size > external_bytes else None)
+    onnx.checker.check_model(path, full_check=True)
+    return size
+
+
+def open_graph(path: Path, threads: int = 0, lean: bool = False) -> onnxruntime.InferenceSession:
+    """A session on the CPU provider; `threads` 0 is all cores. `lean` gives memory back as soon as it is free, which
+    costs time: for windows whose activations are gigabytes.
+
+    Raises UnsupportedTypeError where the provider has no kernel for a node's types.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if lean:
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as error:
+        raise UnsupportedTypeError(f"{path.name}: {error}") from error
+
+
+def run_graph(session: onnxruntime.InferenceSession, inputs: dict[str, Tensor]) -> list[np.ndarray]:
+    """The outputs of a graph, in the order of its list."""
+    return session.run(None, {name: value.numpy() for name, value in inputs.items()})
+
+
+def in_f32(path: Path, target: Path) -> None:
+    """Writes the bfloat16 graph in `path` as one of f32, with the same nodes and the same (rounded) weights: what the
+    CPU provider, which has no kernels for bfloat16, can run to check the wiring."""
+    model = ir.load(path)
+    bf16, f32 = ir.DataType.BFLOAT16, ir.DataType.FLOAT
+    for name, value in model.graph.initializers.items():
+        if value.dtype == bf16:
+            value.const_value = ir.Tensor(value.const_value.numpy().astype(np.float32), name=name)
+            value.dtype = f32
+    for node in model.graph.all_nodes():
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype == bf16:
+                values = ir.Tensor(attribute.value.numpy().astype(np.float32))
+                node.attributes[attribute.name] = ir.AttrTensor(attribute.name, values)
+            elif attribute.name == "to" and attribute.value == int(bf16):
+                node.attributes["to"] = ir.AttrInt64("to", int(f32))
+        for value in node.outputs:
+            if value.dtype == bf16:
+                value.dtype = f32
+    ir.save(model, target, external_data=f"{target.name}.data")
