@@ -1,122 +1,285 @@
-"""Measures a bundle on clean clips: degrades them, restores them through the GStreamer element, compares with the
-clean ones.
+"""Measures bundles on face clips: degrades the clips, restores them through the GStreamer element, compares.
 
     python -m dvface.evaluate --model models/dvface-nano --data DIR [--presets strong medium light clean]
+        [--baselines] [--results NAME=FOLDER] [--out FOLDER]
+
+DIR holds clean clips, which are degraded here (the seed follows from file name and preset), or one published clip:
+LQ.mp4, outputs of methods NAME.mp4 and, if there is one, GT.mp4. Other clips: --input FILE [--truth FILE],
+--pairs DEGRADED CLEAN, --no-truth.
 
 What is measured is what ships: the frames go through `gst-launch-1.0 … ! dvfacerestore ! …` as raw RGB, without a
-codec.
-The element must be found (GST_PLUGIN_PATH).
+codec. The element must be found (GST_PLUGIN_PATH). A table in the paper's layout is printed; with --out, the folder
+gets it as table.md, all figures of each clip as results.csv, and pictures. Metrics whose library or weights are not
+here are n/a, with the reason; nothing is downloaded.
 """
 
 import argparse
 import os
-import subprocess
 import sys
-import tempfile
-import zlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import av
 import numpy as np
-from skimage.metrics import structural_similarity
+from tqdm import tqdm
 
-from .degradation import PRESETS, Degradation
-from .video import read_video
+from . import figures, report
+from .baselines import BASELINES
+from .cases import INPUT, TRUTH, Case, folder_cases, pair_cases, read_output, result_file, write_output
+from .degradation import PRESETS
+from .face_region import open_detector
+from .gstreamer import has_element, restore
+from .measurement import Meter, Scene, warp_ratios
+from .metrics import psnr, psnr_frames, ssim
+from .records import ALL_CLIPS, Record, read_csv, write_csv
+
+__all__ = ["evaluate", "main", "psnr", "restore", "ssim"]
+
+Method = Callable[[Case, np.ndarray], np.ndarray]
+"""A case and its degraded frames u8 RGB [T, H, W, 3] to restored ones of the same shape."""
 
 
 @dataclass
-class Result:
-    """Means over a clip's frames."""
+class Views:
+    """What the pictures show of one case: PSNR in dB by frame and method, lines of pixels, rows of the contact
+    sheet."""
 
-    clip: str
-    preset: str
-    psnr_input: float
-    psnr_restored: float
-    ssim_input: float
-    ssim_restored: float
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over frames of the PSNR in dB of u8 clips [T, H, W, 3]; a frame without error counts as 100 dB."""
-    error = np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2, axis=(1, 2, 3))
-    return float(np.mean(np.minimum(100.0, 10.0 * np.log10(255.0**2 / np.maximum(error, 1e-10)))))
+    case: Case
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
+    lines: figures.Lines | None = None
+    rows: list[figures.Row] = field(default_factory=list)
 
 
-def ssim(a: np.ndarray, b: np.ndarray, every: int = 4) -> float:
-    """Mean SSIM (Gaussian window, sigma 1.5, as Wang 2004) of every fourth frame of u8 clips [T, H, W, 3]."""
-    settings = dict(channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
-    return float(
-        np.mean([structural_similarity(x, y, **settings) for x, y in zip(a[::every], b[::every], strict=True)])
-    )
+@dataclass
+class Settings:
+    """What to compare. methods: columns, besides input, published outputs and ground truth. frames: only the first of
+    each clip, or None. save: folder for degraded and restored clips, or None. pictures: keep what `draw` needs."""
+
+    methods: dict[str, Method]
+    frames: int | None = None
+    save: Path | None = None
+    pictures: bool = False
 
 
-def restore(model: str, frames: np.ndarray, fps: int = 25, properties: tuple[str, ...] = ()) -> np.ndarray:
-    """Restores u8 RGB frames [T, H, W, 3] through the element, in a process of gst-launch-1.0.
-
-    Raises RuntimeError, with what gst-launch-1.0 printed, where it fails or loses frames.
-    """
-    _, height, width, _ = frames.shape
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "in.rgb"), Path(folder, "out.rgb")
-        frames.tofile(source)
-        parse = f"rawvideoparse format=rgb width={width} height={height} framerate={fps}/1"
-        if width * 3 % 4:
-            parse += f" plane-strides=<{width * 3}>"
-        element = f"dvfacerestore model={model} {' '.join(properties)}"
-        line = f"filesrc location={source} ! {parse} ! {element} ! filesink location={target}"
-        run = subprocess.run(["gst-launch-1.0", "-q", *line.split()], capture_output=True, text=True, env=os.environ)
-        if run.returncode:
-            raise RuntimeError(f"gst-launch-1.0 {line}: {run.stdout}{run.stderr}")
-        restored = np.fromfile(target, np.uint8)
-    if restored.size != frames.size:
-        raise RuntimeError(f"gst-launch-1.0 {line}: {frames.size} bytes in, {restored.size} out")
-    return restored.reshape(frames.shape)
-
-
-def measure(model: str, clip: Path, preset: str, limit: int | None) -> Result:
-    """Degrades, restores and compares one clip; the degradation's seed follows from the file's name."""
-    clean = read_video(clip, count=limit)
-    degraded = Degradation(preset, zlib.crc32(f"{clip.name}:{preset}".encode()))(clean)
-    restored = restore(model, degraded)
-    return Result(
-        clip.name, preset, psnr(degraded, clean), psnr(restored, clean), ssim(degraded, clean), ssim(restored, clean)
-    )
+def evaluate(cases: list[Case], settings: Settings, meter: Meter) -> tuple[list[Record], list[Views]]:
+    """All figures, and what the pictures need. Raises what reading, restoring and comparing raise."""
+    records: list[Record] = []
+    views: list[Views] = []
+    total = sum(1 + len(settings.methods) + len(case.outputs) + (case.clean is not None) for case in cases)
+    alone = {case.dataset for case in cases if sum(other.dataset == case.dataset for other in cases) == 1}
+    with tqdm(total=total, unit="clip", disable=not sys.stderr.isatty()) as progress:
+        for case in cases:
+            degraded, truth = case.read(settings.frames)
+            scene = meter.scene(case, degraded, truth)
+            view = _start_view(scene, 4 if case.dataset in alone else 1)
+            for name, clip in _outputs(case, degraded, truth, settings):
+                progress.set_postfix_str(" ".join(part for part in (case.preset, case.clip, name) if part))
+                records += meter.measure_truth(scene) if name == TRUTH else meter.measure(scene, name, clip)
+                if settings.pictures:
+                    _add_view(view, scene, name, clip)
+                if settings.save and name != TRUTH:
+                    write_output(settings.save / name / case.preset / f"{Path(case.clip).stem}.mkv", clip)
+                progress.update()
+            views.append(view)
+    blocks = dict.fromkeys((record.dataset, record.preset, record.method) for record in records)
+    records += [meter.fvd(*block) for block in blocks if block[2] != TRUTH]
+    records += [
+        Record(*key, "DOVER", float("nan"), meter.reasons["DOVER"])
+        for key in dict.fromkeys((record.dataset, record.preset, record.clip, record.method) for record in records)
+        if key[2] != ALL_CLIPS
+    ]
+    return records + warp_ratios(records), views
 
 
-def table(results: list[Result]) -> str:
-    """Markdown: a row a clip, and the mean of each preset."""
-    lines = ["| preset | clip | PSNR in | PSNR out | gain dB | SSIM in | SSIM out |", "|---|---|---|---|---|---|---|"]
-
-    def row(preset: str, name: str, rows: list[Result]) -> str:
-        a, b, c, d = (
-            float(np.mean([getattr(r, field) for r in rows]))
-            for field in ("psnr_input", "psnr_restored", "ssim_input", "ssim_restored")
-        )
-        return f"| {preset} | {name} | {a:.2f} | {b:.2f} | {b - a:+.2f} | {c:.4f} | {d:.4f} |"
-
-    for preset in dict.fromkeys(result.preset for result in results):
-        rows = [result for result in results if result.preset == preset]
-        lines += [row(preset, result.clip, [result]) for result in rows]
-        lines.append(row(f"**{preset}**", "**mean**", rows))
-    return "\n".join(lines)
+def _outputs(
+    case: Case, degraded: np.ndarray, truth: np.ndarray | None, settings: Settings
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and frames of each column, one after the other: only one method's frames are in memory."""
+    yield INPUT, degraded
+    for name, path in case.outputs.items():
+        yield name, read_output(path, degraded.shape, settings.frames)
+    for name, method in settings.methods.items():
+        yield name, method(case, degraded)
+    if truth is not None:
+        yield TRUTH, truth
 
 
-def main() -> int:
+def _start_view(scene: Scene, rows: int) -> Views:
+    """`rows` frames of the clip, evenly spread; the line of pixels crosses the mouth."""
+    count, height, width = scene.degraded.shape[:3]
+    left, top, across, down = scene.box
+    moments = [count // 2] if rows == 1 else np.linspace(0, count - 1, min(rows, count)).round().astype(int).tolist()
+    texts = [" ".join(part for part in (scene.case.dataset, scene.case.preset, scene.case.clip) if part)] * len(moments)
+    labelled = [f"{text}, frame {moment}" for text, moment in zip(texts, moments, strict=True)]
+    y = min(height - 1, max(0, round(top + 0.78 * down)))
+    span = max(0, round(left - 0.2 * across)), min(width, round(left + 1.2 * across))
+    view = Views(scene.case, lines=figures.Lines(y, span, {}, {}))
+    view.rows = [figures.Row(text, scene.box, moment, {}) for text, moment in zip(labelled, moments, strict=True)]
+    return view
+
+
+def _add_view(view: Views, scene: Scene, name: str, clip: np.ndarray) -> None:
+    if scene.truth is not None and name != TRUTH:
+        view.curves[name] = psnr_frames(clip, scene.truth)
+    view.lines.frames[name] = clip[len(clip) // 2].copy()
+    view.lines.lines[name] = clip[:, view.lines.y].copy()
+    for row in view.rows:
+        row.pictures[name] = clip[row.frame].copy()
+
+
+def draw(folder: Path, views: list[Views]) -> None:
+    """Writes the pictures: a contact sheet for each data set and preset, and of each clip its line of pixels over time
+    and its PSNR over frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks: dict[str, list[figures.Row]] = {}
+    for view in views:
+        block = "-".join(part for part in (view.case.dataset, view.case.preset) if part)
+        blocks.setdefault(block, []).extend(view.rows)
+        clip = f"{block}-{Path(view.case.clip).stem}"
+        figures.save_png(folder / f"time-{clip}.png", figures.time_stack(view.lines))
+        if view.curves:
+            figures.psnr_plot(folder / f"psnr-{clip}.png", clip, view.curves)
+    for block, rows in blocks.items():
+        figures.save_png(folder / f"sheet-{block}.png", figures.contact_sheet(rows))
+
+
+def _named(text: str, option: str) -> tuple[str, str]:
+    """NAME=VALUE, or VALUE under the name of its last part."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        name, value = Path(text).name, text
+    if not name or not value:
+        raise ValueError(f"{option} {text}: expected [NAME=]VALUE")
+    return name, value
+
+
+def _model(value: str, properties: tuple[str, ...]) -> Method:
+    bundle = str(Path(value).resolve()) if os.sep in value or Path(value).is_dir() else value
+    return lambda case, degraded: restore(bundle, degraded, properties=properties)
+
+
+def _results(folder: Path, frames: int | None) -> Method:
+    return lambda case, degraded: read_output(result_file(folder, case), degraded.shape, frames)
+
+
+def methods_of(args: argparse.Namespace) -> tuple[dict[str, Method], list[str]]:
+    """Columns asked for, and a line for each baseline that cannot be run here. ValueError for a name taken twice."""
+    methods: dict[str, Method] = {}
+    notes = []
+
+    def add(name: str, method: Method) -> None:
+        if name in methods or name in (INPUT, TRUTH):
+            raise ValueError(f"method {name!r}: expected different names, found it twice; give another: NAME=VALUE")
+        methods[name] = method
+
+    if args.baselines:
+        for name, baseline in BASELINES.items():
+            if reason := baseline.missing():
+                notes.append(f"{name} left out: {reason}")
+            else:
+                add(name, lambda case, degraded, run=baseline.run: run(degraded))
+    for text in args.results:
+        name, value = _named(text, "--results")
+        if not Path(value).is_dir():
+            raise ValueError(f"--results {text}: no such folder")
+        add(name, _results(Path(value), args.frames))
+    for text in args.model:
+        name, value = _named(text, "--model")
+        add(name, _model(value, tuple(args.property)))
+    if args.model and not has_element("dvfacerestore"):
+        raise ValueError("GStreamer finds no element dvfacerestore: expected the plugin's folder in GST_PLUGIN_PATH")
+    return methods, notes
+
+
+def cases_of(args: argparse.Namespace) -> list[Case]:
+    """Everything to measure. ValueError where there is nothing, or a folder does not hold what it should."""
+    cases = [
+        case for folder in args.data for case in folder_cases(folder, args.pattern, args.presets, args.truth_known)
+    ]
+    if args.pairs:
+        cases += pair_cases(*args.pairs, args.pattern)
+    if args.input:
+        for path in filter(None, (args.input, args.truth)):
+            if not path.is_file():
+                raise ValueError(f"{path}: no such file")
+        cases.append(Case(args.input.resolve().parent.name, "", args.input.name, args.truth, args.input))
+    elif args.truth:
+        raise ValueError("--truth: expected --input too")
+    if not cases:
+        raise ValueError("expected --data, --pairs or --input")
+    names = [(case.dataset, case.preset, case.clip) for case in cases]
+    for name in names:
+        if names.count(name) > 1:
+            shown = "/".join(part for part in name if part)
+            raise ValueError(f"{shown}: expected different names of folders and clips, found it twice")
+    return cases
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="bundle: a name or the path of a folder")
-    parser.add_argument("--data", type=Path, required=True, help="folder of clean clips")
-    parser.add_argument("--pattern", default="*.mp4", help="which files of it (default *.mp4)")
-    parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["strong", "medium", "light", "clean"])
-    parser.add_argument("--frames", type=int, help="only the first frames of each clip")
-    args = parser.parse_args()
-    clips = sorted(args.data.glob(args.pattern))
-    if not clips:
-        print(f"error: no {args.pattern} in {args.data}", file=sys.stderr)
+    more = {"action": "append", "default": []}
+    add = parser.add_argument
+    add("--model", metavar="[NAME=]BUNDLE", help="bundle: a name or the path of a folder; may be repeated", **more)
+    add("--data", type=Path, nargs="+", default=[], help="folders of clean clips, or of one published clip each")
+    add("--pattern", default="*.mp4", help="which files of a folder (default *.mp4)")
+    add("--presets", nargs="+", choices=list(PRESETS), default=["strong", "medium", "light", "clean"])
+    add("--no-truth", dest="truth_known", action="store_false", help="the clips of --data are degraded already")
+    add("--pairs", type=Path, nargs=2, metavar=("DEGRADED", "CLEAN"), help="two folders with files of the same names")
+    add("--input", type=Path, help="one degraded clip")
+    add("--truth", type=Path, help="its ground truth")
+    add("--frames", type=int, help="only the first frames of each clip")
+    add("--results", metavar="[NAME=]FOLDER", help="restored clips, FOLDER/[PRESET/]CLIP; may be repeated", **more)
+    add("--baselines", action="store_true", help="compare with cheap filters: " + ", ".join(BASELINES))
+    add("--property", metavar="NAME=VALUE", help="of dvfacerestore, as num-threads=1; may be repeated", **more)
+    add("--detector", type=Path, help="YuNet's ONNX file: find the face, else the middle of the frame is taken")
+    add("--scores", type=Path, metavar="CSV", help="figures measured elsewhere, as in results.csv; repeatable", **more)
+    add("--save", type=Path, metavar="FOLDER", help="keep degraded and restored clips, FOLDER/METHOD/PRESET/CLIP.mkv")
+    add("--out", type=Path, metavar="FOLDER", help="write table.md, results.csv and pictures")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        if args.frames is not None and args.frames < 1:
+            raise ValueError(f"--frames: expected 1 or more, found {args.frames}")
+        cases = cases_of(args)
+        methods, notes = methods_of(args)
+        given = [record for path in args.scores for record in read_csv(path)]
+        meter = Meter(open_detector(args.detector) if args.detector else None)
+        for folder in filter(None, (args.out, args.save)):
+            folder.mkdir(parents=True, exist_ok=True)
+        settings = Settings(methods, args.frames, args.save, args.out is not None)
+        records, views = evaluate(cases, settings, meter)
+    except (OSError, ValueError, RuntimeError, av.error.FFmpegError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    model = str(Path(args.model).resolve()) if os.sep in args.model else args.model
-    results = [measure(model, clip, preset, args.frames) for preset in args.presets for clip in clips]
-    print(table(results))
+    records = merge_scores(records, given)
+    gains = [
+        f"### {_named(text, '')[0]}, clip by clip\n\n{table}"
+        for text in args.model
+        if (table := report.gain_table(records, _named(text, "")[0]))
+    ]
+    text = "\n\n".join([report.paper_table(records), *notes, report.DEFINITIONS, *gains])
+    print(text)
+    if args.out:
+        (args.out / "table.md").write_text(text + "\n")
+        write_csv(args.out / "results.csv", records)
+        draw(args.out, views)
     return 0
+
+
+def merge_scores(records: list[Record], given: list[Record]) -> list[Record]:
+    """Figures measured elsewhere take the place of ours for the same clip, method and metric, or are added."""
+
+    def key(record: Record) -> tuple[str, ...]:
+        return record.dataset, record.preset, record.clip, record.method, record.metric
+
+    merged = {key(record): record for record in records}
+    merged |= {key(record): record for record in given}
+    return list(merged.values())
 
 
 if __name__ == "__main__":

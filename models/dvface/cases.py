@@ -1,0 +1,128 @@
+"""What an evaluation looks at: clips with their degraded version, ground truth and published outputs.
+
+Four layouts are read:
+
+- a folder of clean clips, which are degraded here by presets;
+- a folder of one published clip: LQ.mp4, outputs of methods NAME.mp4, and GT.mp4 where a ground truth exists;
+- two folders, degraded and clean, with files of the same names;
+- degraded clips without any ground truth.
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+
+from .degradation import Degradation
+from .video import read_video
+
+INPUT, TRUTH = "input", "GT"
+"""Names of the columns of degraded and of clean clips."""
+PUBLISHED_INPUT, PUBLISHED_TRUTH = "LQ.mp4", "GT.mp4"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One clip under one degradation.
+
+    preset: of `degradation.PRESETS`, or "" where the degraded clip is given. clean: file of the ground truth, or None.
+    degraded: file of the degraded clip, or None where it is made from the clean one. outputs: files by method.
+    """
+
+    dataset: str
+    preset: str
+    clip: str
+    clean: Path | None
+    degraded: Path | None
+    outputs: dict[str, Path] = field(default_factory=dict)
+
+    def read(self, frames: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Degraded and clean frames, u8 RGB [T, H, W, 3] each; the first `frames` of them, or all.
+
+        The seed of a preset follows from file name and preset. ValueError for files of different length or size.
+        """
+        truth = None if self.clean is None else read_video(self.clean, count=frames)
+        if self.degraded is None:
+            seed = zlib.crc32(f"{self.clip}:{self.preset}".encode())
+            return Degradation(self.preset, seed)(truth), truth
+        degraded = read_video(self.degraded, count=frames)
+        if truth is not None and truth.shape != degraded.shape:
+            raise ValueError(
+                f"{self.degraded} and {self.clean}: expected one shape, "
+                f"found {list(degraded.shape)} and {list(truth.shape)}"
+            )
+        return degraded, truth
+
+
+def read_output(path: Path, expected: tuple[int, ...], frames: int | None) -> np.ndarray:
+    """Frames of a method's output, u8 RGB of the expected shape [T, H, W, 3]; `frames` as in `Case.read`.
+
+    ValueError where frames are lost or too many, or of another size.
+    """
+    output = read_video(path, count=frames)
+    if output.shape != tuple(expected):
+        raise ValueError(f"{path}: expected {list(expected)} as the input has, found {list(output.shape)}")
+    return output
+
+
+def folder_cases(folder: Path, pattern: str, presets: Iterable[str], truth: bool = True) -> list[Case]:
+    """Cases of a folder: one published clip where it holds LQ.mp4, else clips by `pattern`.
+
+    truth: the clips are clean, and each of `presets` makes a case of each; otherwise they are degraded already.
+    ValueError where nothing fits.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    if (folder / PUBLISHED_INPUT).is_file():
+        clean = folder / PUBLISHED_TRUTH
+        named = sorted(path for path in folder.glob("*.mp4") if path.name not in (PUBLISHED_INPUT, PUBLISHED_TRUTH))
+        outputs = {path.stem: path for path in named}
+        degraded = folder / PUBLISHED_INPUT
+        return [Case(folder.resolve().name, "", degraded.name, clean if clean.is_file() else None, degraded, outputs)]
+    clips = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if not clips:
+        raise ValueError(f"{folder}: no file {pattern}")
+    name = folder.resolve().name
+    if not truth:
+        return [Case(name, "", clip.name, None, clip) for clip in clips]
+    return [Case(name, preset, clip.name, clip, None) for preset in presets for clip in clips]
+
+
+def pair_cases(degraded: Path, clean: Path, pattern: str) -> list[Case]:
+    """Cases of two folders with files of the same names. ValueError where a clean clip is missing, or there is none."""
+    clips = sorted(path for path in degraded.glob(pattern) if path.is_file())
+    if not clips:
+        raise ValueError(f"--pairs {degraded}: no file {pattern}")
+    missing = [clip.name for clip in clips if not (clean / clip.name).is_file()]
+    if missing:
+        raise ValueError(f"--pairs {clean}: expected the files of {degraded}, not found: {', '.join(missing)}")
+    return [Case(degraded.resolve().name, "", clip.name, clean / clip.name, clip) for clip in clips]
+
+
+def result_file(folder: Path, case: Case) -> Path:
+    """The output for a case in a folder of results: FOLDER/PRESET/CLIP or FOLDER/CLIP, with any suffix of a video.
+
+    ValueError, with the places looked at, where there is none or more than one.
+    """
+    stem = Path(case.clip).stem
+    places = [folder / case.preset] if case.preset and (folder / case.preset).is_dir() else [folder]
+    found = [path for place in places for path in sorted(place.glob("*")) if path.is_file() and path.stem == stem]
+    if len(found) != 1:
+        raise ValueError(f"{places[0]}: expected one file {stem}.*, found {len(found)}")
+    return found[0]
+
+
+def write_output(path: Path, frames: np.ndarray, fps: int = 25) -> None:
+    """Writes u8 RGB [T, H, W, 3] without loss (FFV1 in Matroska; `video.read_video` gives the same bytes back)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr0"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture.reformat(format="bgr0")))
+        container.mux(stream.encode(None))

@@ -1,0 +1,134 @@
+"""Tables of an evaluation in Markdown: the paper's layout, and the gains of each clip."""
+
+import math
+from collections.abc import Iterable
+
+from .cases import INPUT, TRUTH
+from .records import ALL_CLIPS, METRICS, Metric, Record
+
+MEAN_OF = ("strong", "medium", "light")
+"""Presets whose mean is a block of its own; `clean` asks another question."""
+ALL_PRESETS = "mean of " + ", ".join(MEAN_OF)
+
+DEFINITIONS = """\
+How these are measured: restored by the GStreamer element, raw RGB in and out. A clip's figure is the mean over its
+frames, a table's the mean over clips. PSNR: RGB, in dB, all frames (at most 100 dB a frame); PSNR-Y: full-range BT.601
+luma. SSIM, MS-SSIM, HaarPSI (RGB), Sharpness, Detail: every fourth frame. E*_warp (x 1e-3): optical flow by OpenCV's
+DIS (preset medium) between adjacent frames of the clip itself, half resolution, forward-backward occlusion mask;
+E*_warp / GT: relative to that of the ground truth, mean of the clips' ratios. Sharpness: gradient energy of the luma in
+the face relative to the ground truth (noise and blocks count); Detail: share of the ground truth's gradients that is
+there (noise does not count). Bold: the best but for GT, nearest to 1 where the arrow says so."""
+
+
+def mean_value(records: Iterable[Record]) -> float:
+    """Mean of the figures that exist; NaN where there is none."""
+    values = [record.value for record in records if not math.isnan(record.value)]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _names(records: list[Record], attribute: str) -> list[str]:
+    return list(dict.fromkeys(getattr(record, attribute) for record in records))
+
+
+def _methods(records: list[Record]) -> list[str]:
+    """Columns: the input first, the ground truth last."""
+    names = _names(records, "method")
+    middle = [name for name in names if name not in (INPUT, TRUTH)]
+    return [name for name in (INPUT,) if name in names] + middle + [name for name in (TRUTH,) if name in names]
+
+
+def _loss(metric: Metric, value: float) -> float:
+    """What is least for the best value."""
+    return {"higher": -value, "lower": value, "one": abs(value - 1)}[metric.better]
+
+
+def _row(metric: Metric, records: list[Record], methods: list[str]) -> str:
+    cells, losses = [], {}
+    for method in methods:
+        chosen = [record for record in records if record.method == method and record.metric == metric.name]
+        value = mean_value(chosen)
+        if math.isnan(value):
+            # The ground truth is not compared with itself, and a metric without a record was not asked for.
+            cells.append("n/a" if chosen else "-")
+            continue
+        cells.append(f"{value:.{metric.digits}f}")
+        if method != TRUTH:
+            losses[method] = _loss(metric, round(value, metric.digits))
+    best = min(losses.values(), default=None)
+    if len(losses) > 1:
+        cells = [f"**{cell}**" if losses.get(method) == best else cell
+                 for method, cell in zip(methods, cells, strict=True)]  # fmt: skip
+    return f"| {metric.name} {metric.arrow} | " + " | ".join(cells) + " |"
+
+
+def _block(title: str, records: list[Record]) -> str:
+    methods = _methods(records)
+    present = {record.metric for record in records}
+    lines = [f"### {title}", "", "| Metric | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    lines += [_row(metric, records, methods) for metric in METRICS if metric.name in present]
+    return "\n".join(lines)
+
+
+def paper_table(records: list[Record]) -> str:
+    """Markdown in the paper's layout: rows are metrics, columns methods; a block for each data set and preset.
+
+    Where strong, medium and light were all measured, a block of their mean follows. Below, why a figure is "n/a", each
+    reason once.
+    """
+    blocks = []
+    for dataset in _names(records, "dataset"):
+        of_dataset = [record for record in records if record.dataset == dataset]
+        presets = _names(of_dataset, "preset")
+        for preset in presets:
+            chosen = [record for record in of_dataset if record.preset == preset]
+            clips = len({record.clip for record in chosen if record.clip != ALL_CLIPS})
+            counted = f"{clips} clip" + ("s" if clips != 1 else "")
+            title = ", ".join(part for part in (dataset, preset, counted) if part)
+            blocks.append(_block(title, chosen))
+        if set(MEAN_OF) <= set(presets):
+            chosen = [record for record in of_dataset if record.preset in MEAN_OF]
+            blocks.append(_block(f"{dataset}, {ALL_PRESETS}", chosen))
+    return "\n\n".join(blocks) + _reasons(records)
+
+
+def _reasons(records: list[Record]) -> str:
+    """Why figures are missing, a line a reason."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        if math.isnan(record.value):
+            found.setdefault(record.note, []).append(record.metric)
+    lines = [f"- {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in found.items()]
+    return "\n\nn/a:\n\n" + "\n".join(lines) if lines else ""
+
+
+def gain_table(records: list[Record], method: str) -> str:
+    """Markdown: PSNR and SSIM of input and `method`, a row a clip, with mean and least gain of each preset.
+
+    Empty where no clip has a ground truth.
+    """
+    values = {
+        (record.dataset, record.preset, record.clip, record.method, record.metric): record.value for record in records
+    }
+    groups: dict[tuple[str, str], list[tuple[str, list[float]]]] = {}
+    for dataset, preset, clip, name, metric in values:
+        if name != method or metric != "PSNR" or math.isnan(values[dataset, preset, clip, name, metric]):
+            continue
+        figures = [values[dataset, preset, clip, who, what] for what in ("PSNR", "SSIM") for who in (INPUT, method)]
+        groups.setdefault((dataset, preset), []).append((clip, figures))
+    if not groups:
+        return ""
+    lines = [
+        "| data | preset | clip | PSNR in | PSNR out | gain dB | least gain | SSIM in | SSIM out |",
+        "|---" * 9 + "|",
+    ]
+    for (dataset, preset), rows in groups.items():
+        for clip, (a, b, c, d) in rows:
+            lines.append(f"| {dataset} | {preset} | {clip} | {a:.2f} | {b:.2f} | {b - a:+.2f} | | {c:.4f} | {d:.4f} |")
+        a, b, c, d = (sum(column) / len(rows) for column in zip(*(figures for _, figures in rows), strict=True))
+        bold = f"**{preset}**" if preset else ""
+        least, worst = min((figures[1] - figures[0], clip) for clip, figures in rows)
+        lines.append(
+            f"| {dataset} | {bold} | **mean** | {a:.2f} | {b:.2f} | {b - a:+.2f} | {least:+.2f} ({worst}) "
+            f"| {c:.4f} | {d:.4f} |"
+        )
+    return "\n".join(lines)

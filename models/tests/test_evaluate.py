@@ -1,0 +1,419 @@
+"""Evaluation: which clips are read, tables and files of figures, cheap filters, and all of it through the element."""
+
+import csv
+import os
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dvface import evaluate, report
+from dvface.baselines import BASELINES
+from dvface.cases import Case, folder_cases, pair_cases, read_output, result_file, write_output
+from dvface.degradation import Degradation
+from dvface.gstreamer import has_element, restore, run_elements
+from dvface.measurement import Meter
+from dvface.metrics import luma, psnr
+from dvface.optional_metrics import frechet_distance
+from dvface.records import Record, read_csv, write_csv
+from dvface.video import read_video
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "bundles"))
+import generate  # noqa: E402
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def element(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built plugin is found; the test is skipped where there is none."""
+    if "GST_PLUGIN_PATH" not in os.environ:
+        monkeypatch.setenv("GST_PLUGIN_PATH", str(ROOT / "target" / "release"))
+    if not has_element("dvfacerestore"):
+        pytest.skip(f"no element dvfacerestore in {os.environ['GST_PLUGIN_PATH']} (make build), or no gst-inspect-1.0")
+
+
+@pytest.fixture
+def weightless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights of optional metrics, whatever this machine has."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def moving(frames: int = 9, side: int = 32, seed: int = 0) -> np.ndarray:
+    """A picture that moves by a pixel a frame, u8 RGB, values 10 to 200."""
+    noise = np.random.default_rng(seed).uniform(0, 1, (side, side + frames, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2.0)
+    smooth = (smooth - smooth.min()) / np.ptp(smooth) * 190 + 10
+    return np.stack([smooth[:, i : i + side] for i in range(frames)]).astype(np.uint8)
+
+
+# --- which clips ------------------------------------------------------------------------------------------------------
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_clean_clips_make_a_case_for_each_preset(tmp_path: Path) -> None:
+    touch(tmp_path / "b.mp4", tmp_path / "a.mp4", tmp_path / "note.txt")
+    cases = folder_cases(tmp_path, "*.mp4", ["strong", "light"])
+    assert [(case.preset, case.clip) for case in cases] == [
+        ("strong", "a.mp4"), ("strong", "b.mp4"), ("light", "a.mp4"), ("light", "b.mp4"),
+    ]  # fmt: skip
+    assert all(case.dataset == tmp_path.name and case.degraded is None for case in cases)
+    (degraded,) = folder_cases(tmp_path, "a*", ["strong"], truth=False)
+    assert (degraded.preset, degraded.clean, degraded.degraded) == ("", None, tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"no file \*\.mkv"):
+        folder_cases(tmp_path, "*.mkv", ["strong"])
+    with pytest.raises(ValueError, match="no such folder"):
+        folder_cases(tmp_path / "none", "*", ["strong"])
+
+
+def test_a_published_clip_is_recognised(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"{name}.mp4" for name in ("LQ", "GT", "SVFR", "DVFace")))
+    (case,) = folder_cases(tmp_path, "*.mp4", ["strong", "light"])
+    assert (case.degraded, case.clean) == (tmp_path / "LQ.mp4", tmp_path / "GT.mp4")
+    assert list(case.outputs) == ["DVFace", "SVFR"]
+    (tmp_path / "GT.mp4").unlink()
+    assert folder_cases(tmp_path, "*.mp4", ["strong"])[0].clean is None
+
+
+def test_pairs_are_matched_by_name(tmp_path: Path) -> None:
+    lq, hq = tmp_path / "lq", tmp_path / "hq"
+    touch(lq / "a.mkv", lq / "b.mkv", hq / "a.mkv")
+    with pytest.raises(ValueError, match=r"not found: b\.mkv"):
+        pair_cases(lq, hq, "*.mkv")
+    touch(hq / "b.mkv")
+    assert [(case.degraded, case.clean) for case in pair_cases(lq, hq, "*.mkv")] == [
+        (lq / name, hq / name) for name in ("a.mkv", "b.mkv")
+    ]
+
+
+def test_degradation_is_seeded_by_file_name_and_preset(tmp_path: Path) -> None:
+    clean = moving()
+    write_output(tmp_path / "clip.mkv", clean)
+    degraded, truth = folder_cases(tmp_path, "*.mkv", ["strong"])[0].read()
+    np.testing.assert_array_equal(truth, clean)
+    np.testing.assert_array_equal(degraded, Degradation("strong", zlib.crc32(b"clip.mkv:strong"))(clean))
+    assert folder_cases(tmp_path, "*.mkv", ["light"])[0].read(5)[0].shape == (5, 32, 32, 3)
+
+
+def test_saved_clips_come_back_byte_for_byte(tmp_path: Path) -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (3, 33, 35, 3), dtype=np.uint8)
+    write_output(tmp_path / "ours" / "strong" / "a.mkv", clip)
+    np.testing.assert_array_equal(read_video(tmp_path / "ours" / "strong" / "a.mkv"), clip)
+
+
+def test_a_result_is_found_by_preset_and_name(tmp_path: Path) -> None:
+    case = Case("data", "strong", "a.mp4", Path("a.mp4"), None)
+    touch(tmp_path / "a.mkv")
+    assert result_file(tmp_path, case) == tmp_path / "a.mkv"
+    touch(tmp_path / "strong" / "a.webm")
+    assert result_file(tmp_path, case) == tmp_path / "strong" / "a.webm"
+    touch(tmp_path / "strong" / "a.mp4")
+    with pytest.raises(ValueError, match=r"expected one file a\.\*, found 2"):
+        result_file(tmp_path, case)
+
+
+def test_an_output_that_lost_frames_is_an_error(tmp_path: Path) -> None:
+    clip = moving()
+    write_output(tmp_path / "a.mkv", clip[:-1])
+    with pytest.raises(ValueError, match=r"a\.mkv: expected \[9, 32, 32, 3\] as the input has, found \[8, 32, 32, 3\]"):
+        read_output(tmp_path / "a.mkv", clip.shape, None)
+    assert len(read_output(tmp_path / "a.mkv", (4, 32, 32, 3), 4)) == 4
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def record(
+    metric: str, method: str, value: float, preset: str = "strong", clip: str = "a.mp4", note: str = ""
+) -> Record:
+    return Record("data", preset, clip, method, metric, value, note)
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """Cells of a Markdown table by the first one."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_paper_table_has_metrics_in_rows_and_the_best_in_bold() -> None:
+    records = [record("E*_warp", "GT", 0.1)]
+    for method, psnr_of_a, psnr_of_b, sharp in (("ours", 30, 31, 0.8), ("input", 28, 30, 0.4), ("other", 29, 30, 1.1)):
+        records += [
+            record("PSNR", method, psnr_of_a),
+            record("PSNR", method, psnr_of_b, clip="b.mp4"),
+            record("Sharpness", method, sharp),
+            record("E*_warp", method, sharp),
+        ]
+    text = report.paper_table(records)
+    assert text.startswith("### data, strong, 2 clips\n")
+    rows = rows_of(text)
+    assert rows["Metric"] == ["input", "ours", "other", "GT"]
+    assert list(rows)[2:] == ["PSNR ↑", "E*_warp ↓", "Sharpness →1"]  # the paper's order
+    assert rows["PSNR ↑"] == ["29.00", "**30.50**", "29.50", "-"]
+    assert rows["Sharpness →1"] == ["0.400", "0.800", "**1.100**", "-"]
+    assert rows["E*_warp ↓"] == ["**0.4000**", "0.8000", "1.1000", "0.1000"]  # the truth takes no part
+
+
+def test_missing_figures_are_na_with_each_reason_once() -> None:
+    records = [
+        record(name, method, NAN, note="no weights here") for name in ("LPIPS", "DISTS") for method in ("input", "x")
+    ]
+    records += [record("PSNR", "input", 30), record("PSNR", "x", NAN, note="lost")]
+    text = report.paper_table(records)
+    rows = rows_of(text)
+    assert rows["LPIPS ↓"] == rows["DISTS ↓"] == ["n/a", "n/a"]
+    assert rows["PSNR ↑"] == ["30.00", "n/a"]
+    assert text.count("no weights here") == 1
+    assert "- LPIPS, DISTS: no weights here" in text and "- PSNR: lost" in text
+
+
+def test_mean_block_is_of_the_three_presets_without_clean() -> None:
+    values = {"strong": 26.0, "medium": 30.0, "light": 40.0, "clean": 90.0}
+    records = [record("PSNR", "input", value, preset) for preset, value in values.items()]
+    blocks = report.paper_table(records).split("### ")[1:]
+    assert [block.splitlines()[0] for block in blocks] == [
+        "data, strong, 1 clip", "data, medium, 1 clip", "data, light, 1 clip", "data, clean, 1 clip",
+        "data, mean of strong, medium, light",
+    ]  # fmt: skip
+    assert rows_of(blocks[-1])["PSNR ↑"] == ["32.00"]
+    assert "mean of" not in report.paper_table(records[1:])
+
+
+def test_gain_table_has_the_least_gain() -> None:
+    records = []
+    for clip, before, after in (("a.mp4", 28.0, 30.0), ("b.mp4", 30.0, 29.5)):
+        for method, value in (("input", before), ("ours", after)):
+            records += [record("PSNR", method, value, clip=clip), record("SSIM", method, value / 100, clip=clip)]
+    lines = report.gain_table(records, "ours").splitlines()
+    assert lines[2] == "| data | strong | a.mp4 | 28.00 | 30.00 | +2.00 | | 0.2800 | 0.3000 |"
+    assert lines[4] == "| data | **strong** | **mean** | 29.00 | 29.75 | +0.75 | -0.50 (b.mp4) | 0.2900 | 0.2975 |"
+    assert report.gain_table([record("PSNR", "ours", NAN)], "ours") == ""
+
+
+def test_figures_survive_the_csv(tmp_path: Path) -> None:
+    records = [record("PSNR", "ours", 30.125), record("LPIPS", "ours", NAN, note="no weights, none")]
+    write_csv(tmp_path / "a.csv", records)
+    with (tmp_path / "a.csv").open() as file:
+        assert list(csv.reader(file)) == [
+            ["dataset", "preset", "clip", "method", "metric", "value", "note"],
+            ["data", "strong", "a.mp4", "ours", "PSNR", "30.125", ""],
+            ["data", "strong", "a.mp4", "ours", "LPIPS", "n/a", "no weights, none"],
+        ]
+    back = read_csv(tmp_path / "a.csv")
+    assert back[0] == records[0]
+    assert np.isnan(back[1].value) and back[1].note == "no weights, none"
+
+
+def test_scores_of_others_are_checked_and_take_the_place_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("dataset,preset,clip,method,metric\n")
+    with pytest.raises(ValueError, match="missing: value"):
+        read_csv(path)
+    head = "dataset,preset,clip,method,metric,value\n"
+    path.write_text(head + "data,strong,a.mp4,ours,SPEED,1\n")
+    with pytest.raises(ValueError, match=r"line 2: metric: expected one of PSNR, .* found 'SPEED'"):
+        read_csv(path)
+    path.write_text(head + "data,strong,a.mp4,ours,DOVER,good\n")
+    with pytest.raises(ValueError, match="line 2: value: expected a number or n/a, found 'good'"):
+        read_csv(path)
+    path.write_text(head + "data,strong,a.mp4,ours,DOVER,0.8\n")
+    merged = evaluate.merge_scores([record("PSNR", "ours", 30), record("DOVER", "ours", NAN, note="x")], read_csv(path))
+    assert [(entry.metric, entry.value) for entry in merged] == [("PSNR", 30), ("DOVER", 0.8)]
+
+
+# --- filters and element ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baseline_changes_the_picture_and_not_the_shape(name: str) -> None:
+    if reason := BASELINES[name].missing():
+        pytest.skip(reason)
+    clip = moving(5, 51)
+    noise = np.random.default_rng(1).normal(0, 8, clip.shape)
+    clip = np.clip(clip + noise, 0, 255).astype(np.uint8)
+    out = BASELINES[name].run(clip)
+    assert out.shape == clip.shape and out.dtype == np.uint8
+
+    def roughness(frames: np.ndarray) -> float:
+        grey = np.stack([luma(frame) for frame in frames]).astype(np.float32)
+        return float(np.mean(np.square(np.diff(grey, axis=2))))
+
+    ratio = roughness(out) / roughness(clip)
+    if name in ("bicubic", "gaussianblur"):
+        assert ratio < 0.6
+    elif name == "gaussianblur sharpen":
+        assert ratio > 1.5
+    elif name == "videobalance":
+        assert ratio == pytest.approx(1.1**2, rel=0.1)
+    else:
+        assert not np.array_equal(out, clip)
+    assert 15 < psnr(out, clip) < 45  # the same picture, with another look
+
+
+def test_denoiser_takes_flicker_away() -> None:
+    name = "hqdn3d+unsharp"
+    if reason := BASELINES[name].missing():
+        pytest.skip(reason)
+    still = np.full((12, 64, 64, 3), 120, np.float32)
+    flicker = np.clip(still + np.random.default_rng(0).normal(0, 4, still.shape), 0, 255).astype(np.uint8)
+    out = BASELINES[name].run(flicker)
+    assert out[6:].std(axis=0).mean() < 0.7 * flicker[6:].std(axis=0).mean()
+
+
+def test_a_missing_command_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert BASELINES["bicubic"].missing() is None
+    assert "no command ffmpeg" in BASELINES["hqdn3d+unsharp"].missing()
+    assert "no element gaussianblur" in BASELINES["gaussianblur"].missing()
+    with pytest.raises(RuntimeError, match=r"gst-launch-1\.0: no such command"):
+        run_elements(["identity"], moving())
+
+
+@pytest.mark.skipif(not has_element("videorate"), reason="no GStreamer with videorate here")
+def test_an_element_that_loses_frames_is_an_error() -> None:
+    clip = moving(8)
+    np.testing.assert_array_equal(run_elements(["identity"], clip), clip)
+    with pytest.raises(RuntimeError, match="8 frames, 24576 bytes in, 15360 out"):
+        run_elements(["videorate", "!", "video/x-raw,framerate=1/1"], clip[:8], fps=2)
+
+
+def test_element_restores_through_a_tiny_bundle(element: None, tmp_path: Path) -> None:
+    generate.generate(tmp_path)
+    clip = moving(11)
+    np.testing.assert_array_equal(restore(str(tmp_path / "brighter"), clip), clip + 1)
+    with pytest.raises(RuntimeError, match='no bundle "'):
+        restore(str(tmp_path / "none at all"), clip)
+
+
+def test_evaluation_through_the_element(
+    element: None, weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bundle adds 1 to clips that are 1 too dark: what comes out is the truth, to the byte."""
+    generate.generate(tmp_path / "bundles")
+    lq, hq, out = tmp_path / "lq", tmp_path / "hq", tmp_path / "out"
+    for i, name in enumerate(("a.mkv", "b.mkv")):
+        truth = moving(9, seed=i)
+        write_output(hq / name, truth)
+        write_output(lq / name, truth - 1)
+    arguments = ["--pairs", str(lq), str(hq), "--pattern", "*.mkv", "--out", str(out), "--save", str(tmp_path / "kept")]
+    arguments += ["--model", f"ours={tmp_path / 'bundles' / 'brighter'}", "--results", f"copy={hq}"]
+    assert evaluate.main(arguments) == 0
+    printed = capsys.readouterr().out
+    rows = rows_of(printed.split("n/a:")[0])
+    assert rows["Metric"] == ["input", "copy", "ours", "GT"]
+    assert rows["PSNR ↑"] == ["48.13", "**100.00**", "**100.00**", "-"]
+    assert rows["SSIM ↑"][2] == "**1.0000**"
+    assert rows["MS-SSIM ↑"] == ["n/a", "n/a", "n/a", "-"]
+    assert rows["E*_warp / GT ↓"][1:] == ["**1.000**", "**1.000**", "1.000"]
+    assert rows["Detail →1"][2] == "**1.000**"
+    assert rows["LPIPS ↓"][:3] == ["n/a"] * 3
+    assert "MS-SSIM: expected sides of at least 161 pixels, found 32x32" in printed
+    assert "| lq |  | a.mkv | 48.13 | 100.00 | +51.87 | |" in printed
+    assert (out / "table.md").read_text() == printed
+    figures = {(r.clip, r.method, r.metric): r.value for r in read_csv(out / "results.csv")}
+    assert figures["a.mkv", "ours", "PSNR"] == figures["b.mkv", "copy", "PSNR"] == 100.0
+    assert figures["b.mkv", "input", "PSNR"] == pytest.approx(20 * np.log10(255), abs=1e-3)
+    assert np.isnan(figures["*", "ours", "FVD"])
+    names = {"table.md", "results.csv", "sheet-lq.png"} | {
+        f"{kind}-lq-{c}.png" for kind in ("time", "psnr") for c in "ab"
+    }
+    assert {path.name for path in out.iterdir()} == names
+    with Image.open(out / "sheet-lq.png") as image:
+        assert image.size[0] == 4 * 288 + 3 * 4
+    np.testing.assert_array_equal(read_video(tmp_path / "kept" / "ours" / "a.mkv"), read_video(hq / "a.mkv"))
+    np.testing.assert_array_equal(read_video(tmp_path / "kept" / "input" / "b.mkv"), read_video(lq / "b.mkv"))
+
+
+def test_fvd_is_of_all_clips_of_a_block(weightless: None, tmp_path: Path) -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, video: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+            return video.mean(dim=(2, 3, 4))
+
+    weights = tmp_path / "torch" / "hub" / "checkpoints" / "i3d_torchscript.pt"
+    weights.parent.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.script(Mean()).save(str(weights))
+    meter = Meter()
+    clips = [moving(33, seed=seed) for seed in range(3)]
+    for preset in ("strong", "light"):
+        for name, truth in zip("abc", clips, strict=True):
+            scene = meter.scene(Case("data", preset, name, Path(name), None), truth - 1, truth)
+            meter.measure_truth(scene)
+            meter.measure(scene, "input", truth - 1)
+    windows = np.array([clip[start : start + 16].mean(axis=(0, 1, 2)) for clip in clips for start in (0, 16)])
+    expected = frechet_distance(windows - 1, windows)
+    assert expected == pytest.approx(3.0, abs=1e-3)  # one level in each of three features
+    for preset in ("strong", "light"):
+        assert meter.fvd("data", preset, "input").value == pytest.approx(expected, abs=1e-2)
+    assert meter.fvd("data", "strong", "input").clip == "*"
+
+
+def test_clips_without_truth_get_what_needs_none(
+    weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_output(tmp_path / "real" / "a.mkv", moving())
+    write_output(tmp_path / "soft" / "a.mkv", np.stack([cv2.GaussianBlur(f, (0, 0), 2.0) for f in moving()]))
+    arguments = ["--data", str(tmp_path / "real"), "--no-truth", "--pattern", "*.mkv"]
+    assert evaluate.main([*arguments, "--results", str(tmp_path / "soft")]) == 0
+    rows = rows_of(printed := capsys.readouterr().out)
+    assert rows["Metric"] == ["input", "soft"]
+    assert rows["PSNR ↑"] == rows["Sharpness →1"] == ["n/a", "n/a"]
+    assert "the clip has no ground truth" in printed
+    assert float(rows["Sharpness / input ↑"][1]) < 0.6
+    assert float(rows["E*_warp ↓"][1].strip("*")) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected --data, --pairs or --input"),
+        (["--truth", "a.mp4"], "--truth: expected --input too"),
+        (["--input", "none.mp4"], "none.mp4: no such file"),
+        (["--data", "none"], "none: no such folder"),
+        (["--frames", "0"], "--frames: expected 1 or more, found 0"),
+        (["--data", "DATA", "DATA", "--pattern", "a*"], "a.mp4: expected different names"),
+        (["--data", "DATA", "--results", "x=none"], "--results x=none: no such folder"),
+        (["--data", "DATA", "--model", "x=a", "--model", "x=b"], "method 'x': expected different names"),
+        (["--data", "DATA", "--model", "GT=a"], "method 'GT': expected different names"),
+        (["--data", "DATA", "--detector", "none.onnx"], "--detector none.onnx: no such file"),
+        (["--data", "DATA", "--scores", "none.csv"], "none.csv"),
+    ],
+)
+def test_wrong_arguments_are_said(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_output(tmp_path / "a.mp4", moving(2))
+    assert evaluate.main([str(tmp_path) if word == "DATA" else word for word in arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and message in captured.err
+    assert captured.out == ""
+
+
+def test_a_missing_plugin_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "has_element", lambda name: False)
+    write_output(tmp_path / "a.mp4", moving(2))
+    assert evaluate.main(["--data", str(tmp_path), "--model", "x=a"]) == 1
+    assert "no element dvfacerestore: expected the plugin's folder in GST_PLUGIN_PATH" in capsys.readouterr().err
+
+
+def test_a_failing_element_gives_its_message(element: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_output(tmp_path / "a.mkv", moving(5))
+    arguments = ["--data", str(tmp_path), "--pattern", "*.mkv", "--no-truth", "--model", str(tmp_path / "no-bundle")]
+    assert evaluate.main(arguments) == 1
+    assert 'no bundle "' in capsys.readouterr().err
