@@ -1,5 +1,6 @@
 """Every stage through its command line, on made-up clips: it learns, resumes, logs, and trains what it should."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dvface import train_prior, train_restorer, train_vae
 from dvface.config import CONFIG_DIR, load_config
 from dvface.data import ClipDataset
+from dvface.flow import dis_flow
+from dvface.losses import warp_loss
 from dvface.model import DVFace
 from dvface.prior import Codebook
-from dvface.prior_decoder import Usage
+from dvface.prior_decoder import Usage, quantise
 from dvface.recipe import Phase, load_training
 from dvface.stage import Stage
-from dvface.train_prior import CodesTask
+from dvface.train_prior import CodesTask, PredictionTask
+from dvface.train_restorer import RestorerTask
 from dvface.training import Batches, Schedule, Task, Trainer, Validation, psnr
 
 MAINS = {
@@ -221,9 +225,9 @@ def test_a_resumed_run_continues_the_curve(stage, cache, runs, tmp_path):
     more = ["--steps", 12, "--accumulate", 2, "--phases", "0.5:5:48:2,1:5:64:1"]
     init = ["--init", runs["prediction"] / "model.pt"]
     command(stage, cache, tmp_path / "whole", *more, *init, config=str(config))
-    command(stage, cache, tmp_path / "parts", *more, *init, "--pause-at", 8, config=str(config))
+    command(stage, cache, tmp_path / "parts", *more, *init, "--pause-at", 4, config=str(config))
     halfway = torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["training"]
-    assert halfway["step"] == 8
+    assert halfway["step"] == 4
     # Lines past the checkpoint, of a run that was killed between two saves, go.
     with (tmp_path / "parts/log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 11, "l1": 1.0}) + "\n")
@@ -317,8 +321,6 @@ def test_stages_of_a_wan_config(tiny_wan, cache, tmp_path, capsys):
 
 
 def recipe(stage: str = "vae", **changes):
-    import dataclasses
-
     return dataclasses.replace(load_training("tiny").stages[stage], **changes)
 
 
@@ -422,14 +424,18 @@ def test_unused_codes_are_revived():
     assert all((row == latents).all(-1).any() for row in book.weight[[0, 1, 2, 4]])
 
 
+def stage_of(name: str, cache: Path, run: Path, init: dict | None = None) -> Stage:
+    config, training = load_config("tiny"), load_training("tiny")
+    torch.manual_seed(0)
+    recipe, model = training.stages[name], DVFace(config)
+    return Stage(
+        name, config, training, recipe, model, init or {}, False, cache, run, torch.device("cpu"), 1.0, 0, None
+    )
+
+
 def test_adversarial_term_does_not_touch_the_critic(cache, tmp_path):
     """The generator's backward pass leaves no gradient at the discriminator, nor the other way round."""
-    config, training = load_config("tiny"), load_training("tiny")
-    stage = Stage(
-        "codes", config, training, training.stages["codes"], DVFace(config), {}, False, cache, tmp_path,
-        torch.device("cpu"), 1.0, 0, None,
-    )  # fmt: skip
-    task = CodesTask(stage)
+    task = CodesTask(stage_of("codes", cache, tmp_path))
     clean = torch.rand(1, 5, 3, 64, 64)
     sum(task.loss(clean, clean, progress=0.1).values()).backward()
     assert task.critic_loss() == {}
@@ -441,3 +447,94 @@ def test_adversarial_term_does_not_touch_the_critic(cache, tmp_path):
     task.critic_loss()["critic"].backward()
     assert torch.equal(pull, task.decoder.head.weight.grad)
     assert all(parameter.grad.abs().sum() > 0 for parameter in task.critic.parameters())
+
+
+def test_look_up_lets_the_gradient_through():
+    """Forward the codes, backward the latents (straight-through)."""
+    book = Codebook(4, 2)
+    latents = torch.randn(3, 2, requires_grad=True)
+    indices, codes, through = quantise(book, latents)
+    distances = (latents[:, None] - book.weight).square().sum(-1)
+    assert torch.equal(indices, distances.argmin(-1)) and torch.equal(codes, book.weight[indices])
+    torch.testing.assert_close(through, codes)
+    weights = torch.randn(3, 2)
+    (through * weights).sum().backward()
+    torch.testing.assert_close(latents.grad, weights)
+    assert book.weight.grad is None
+
+
+def test_prediction_sees_the_degraded_clip_and_the_truth_the_clean_one(cache, runs, tmp_path):
+    init = torch.load(runs["codes"] / "model.pt", weights_only=True)
+    stage = stage_of("prediction", cache, tmp_path, init)
+    stage.model.load_state_dict(init["model"])
+    task = PredictionTask(stage)
+    (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+    truth, terms = task.truth(clean), task.loss(clean, degraded, 0.0)
+    assert all((truth[name] == task.truth(clean.flip(1))[name]).float().mean() < 1 for name in truth)
+    # Eq. 11 by hand.
+    latents = task.prior.latents(degraded)
+    logits = dict(zip(("spatial", "temporal"), task.prior.logits(latents), strict=True))
+    for name in truth:
+        book = getattr(task.prior, f"{name}_codebook").weight
+        expected = torch.nn.functional.mse_loss(getattr(latents, name), book[truth[name]])
+        torch.testing.assert_close(terms[f"cf_{name}"], expected)
+        shares = logits[name].log_softmax(-1).gather(-1, truth[name][..., None])
+        torch.testing.assert_close(terms[f"ce_{name}"], -0.5 * shares.mean())
+    # The truth is stage 1a's: what stage 1b does to the encoder does not move it.
+    with torch.no_grad():
+        for parameter in task.prior.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(truth[name], task.truth(clean)[name]) for name in truth)
+
+
+def test_restorer_terms_against_eq_12_to_15(cache, runs, tmp_path):
+    """With the recipe of the paper, less LPIPS, whose weights are not here."""
+    stage = stage_of("restorer", cache, tmp_path)
+    stage.model.load_state_dict(weights_of(runs["restorer"]))
+    loss = dataclasses.replace(stage.recipe.loss, measure="mse", rec_latent=1.0, ms_ssim=0.0, fft=0.0)
+    stage.recipe = dataclasses.replace(stage.recipe, loss=loss, forcing=0.0)
+    task, model = RestorerTask(stage), stage.model
+    (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+    terms = task.loss(clean, degraded, 0.0)
+    restored, latent = model(degraded)
+    expected = {
+        "rec_pixel": (restored - clean).square().mean(),
+        "rec_latent": (latent - model.vae.encode(clean)).square().mean(),
+        "temp": 0.1 * warp_loss(restored, clean, dis_flow),
+    }
+    assert terms.keys() == expected.keys()
+    for name in terms:
+        torch.testing.assert_close(terms[name], expected[name])
+    # Teacher forcing: at a share of 1 the decoder sees the true latent, at the end of it the restored one.
+    task.recipe = dataclasses.replace(task.recipe, forcing=1.0, forcing_until=0.5)
+    forced = (model.decode(model.vae.encode(clean), degraded) - clean).square().mean()
+    torch.testing.assert_close(task.loss(clean, degraded, 0.0)["rec_pixel"], forced)
+    torch.testing.assert_close(task.loss(clean, degraded, 0.5)["rec_pixel"], expected["rec_pixel"])
+    assert not torch.isclose(forced, expected["rec_pixel"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("stage", MAINS)
+def test_what_is_handed_on_is_the_average(runs, stage):
+    checkpoint = torch.load(runs[stage] / "checkpoint.pt", weights_only=True)
+    model, training = checkpoint["model"], checkpoint["training"]
+    names = [name.removeprefix("model.") for name in training["average"] if name.startswith("model.")]
+    assert names and all(torch.equal(model[name], training["average"][f"model.{name}"]) for name in names)
+    assert any(not torch.equal(model[name], training["trained"][f"model.{name}"]) for name in names)
+    assert not differing(model, weights_of(runs[stage]))
+
+
+def test_computing_again_changes_no_gradient(cache, runs, tmp_path):
+    gradients = []
+    for checkpointing in (False, True):
+        stage = stage_of("restorer", cache, tmp_path)
+        stage.model.load_state_dict(weights_of(runs["restorer"]))
+        stage.recipe = dataclasses.replace(stage.recipe, checkpointing=checkpointing, forcing=0.0)
+        task = RestorerTask(stage)
+        calls = []
+        stage.model.dit.blocks[0].ffn.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+        sum(task.loss(clean, degraded, 0.0).values()).backward()
+        assert len(calls) == 1 + checkpointing
+        gradients.append([p.grad for p in stage.model.dit.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again)
