@@ -131,10 +131,42 @@ def test_restorer_learns(runs):
     assert log[-1]["rec_pixel"] < 0.5 * log[0]["rec_pixel"]
     for preset in ("strong", "medium"):
         assert log[-1][f"gain_{preset}"] > 1.0
-        assert f"gain_{preset}_noprior" in log[-1]
-    assert log[-1]["least_light"] <= log[-1]["gain_light"]
     assert "temp" not in log[0] and log[-1]["temp"] > 0, "the temporal term has to wait for crops of 64 pixels"
+    for preset in ("strong", "medium", "light"):
+        assert log[-1][f"least_{preset}"] <= log[-1][f"gain_{preset}"] and log[-1][f"warp_{preset}"] > 0
+        assert {f"gain_{preset}_noprior", f"gain_{preset}_otherprior", f"ssim_{preset}"} <= set(log[-1])
+    assert 0 < log[-1]["usage_spatial"] <= 1 and 0 < log[-1]["usage_temporal"] <= 1
     before, after = weights_of(runs["prediction"]), weights_of(runs["restorer"])
+    books = names_under(before, "prior.spatial_codebook.", "prior.temporal_codebook.")
+    fixed = names_under(before, "vae.decoder.head.") | books
+    # Biases that no output shows (see `test_prediction_learns`), and the encoder's half for the log-variance.
+    unseen = {"prior.temporal_attention.attn.k.bias"}
+    changed = differing(before, after)
+    assert not changed & fixed and set(before) - fixed - changed <= unseen
+
+
+def test_the_teacher_of_stage_two_is_the_stage_before(runs, cache, tmp_path):
+    before = weights_of(runs["prediction"])
+    checkpoint = torch.load(runs["restorer"] / "model.pt", weights_only=True)
+    for name, value in checkpoint["teacher"].items():
+        assert torch.equal(value, before[name]), name
+    # A run that starts from a model of this stage keeps that teacher, not the model's own encoder.
+    stage = stage_of("restorer", cache, tmp_path, checkpoint)
+    stage.model.load_state_dict(checkpoint["model"])
+    task = RestorerTask(stage)
+    (clean, *_), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+    assert not torch.equal(task.teacher.vae.encode(clean), stage.model.vae.encode(clean))
+    names = set(before) & set(task.teacher.state_dict())
+    assert any(name.startswith("prior.") for name in names) and any(name.startswith("vae.encoder.") for name in names)
+    assert all(torch.equal(task.teacher.state_dict()[name], before[name]) for name in names)
+
+
+def test_a_restorer_alone_leaves_encoder_and_priors(runs, cache, tmp_path):
+    config = tmp_path / "restorer.toml"
+    config.write_text((CONFIG_DIR / "tiny.toml").read_text().replace('tune = "all"', 'tune = "restorer"'))
+    more = ["--init", runs["prediction"] / "model.pt", "--steps", 3]
+    command("restorer", cache, tmp_path / "run", *more, config=str(config))
+    before, after = weights_of(runs["prediction"]), weights_of(tmp_path / "run")
     trained = names_under(before, "dit.", "vae.decoder.") - names_under(before, "vae.decoder.head.")
     assert differing(before, after) == trained
 
@@ -232,6 +264,7 @@ def tiny_wan(tmp_path_factory) -> str:
     prior = 'encoder = "conv"\nencoder_width = 8\nencoder_mult = [1, 1, 2, 2]\nencoder_blocks = 1\n'
     before, after = rest.split("[train.vae]")
     after = after[after.index("[train.codes]") :].replace("checkpointing = false", "checkpointing = true")
+    after = after.replace('tune = "all"', 'tune = "restorer"')
     path = tmp_path_factory.mktemp("config") / "tiny-wan.toml"
     path.write_text(head + vae + "[prior]\n" + prior + before + after)
     return str(path)
@@ -316,8 +349,9 @@ def test_restorer_terms_against_eq_12_to_15(cache, runs, tmp_path):
     """With the recipe of the paper, less LPIPS, whose weights are not here."""
     stage = stage_of("restorer", cache, tmp_path)
     stage.model.load_state_dict(weights_of(runs["restorer"]))
-    loss = dataclasses.replace(stage.recipe.loss, measure="mse", rec_latent=1.0, ms_ssim=0.0, fft=0.0)
-    stage.recipe = dataclasses.replace(stage.recipe, loss=loss, forcing=0.0)
+    paper = {"measure": "mse", "rec_latent": 1.0, "ms_ssim": 0.0, "fft": 0.0, "temp_of": "restored"}
+    loss = dataclasses.replace(stage.recipe.loss, **paper)
+    stage.recipe = dataclasses.replace(stage.recipe, loss=loss, tune="restorer", forcing=0.0)
     task, model = RestorerTask(stage), stage.model
     (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
     terms = task.loss(clean, degraded, 0.0)
@@ -336,6 +370,27 @@ def test_restorer_terms_against_eq_12_to_15(cache, runs, tmp_path):
     torch.testing.assert_close(task.loss(clean, degraded, 0.0)["rec_pixel"], forced)
     torch.testing.assert_close(task.loss(clean, degraded, 0.5)["rec_pixel"], expected["rec_pixel"])
     assert not torch.isclose(forced, expected["rec_pixel"], rtol=1e-3)
+
+
+def test_terms_of_a_whole_model_in_training(cache, runs, tmp_path):
+    """Codes as the clean clip's before this stage, an error that stays along the flow, gradients for every part."""
+    stage = stage_of("restorer", cache, tmp_path)
+    stage.model.load_state_dict(weights_of(runs["restorer"]))
+    stage.recipe = dataclasses.replace(stage.recipe, forcing=0.0)
+    task, model = RestorerTask(stage), stage.model
+    (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+    terms = task.loss(clean, degraded, 0.0)
+    restored, _ = model(degraded)
+    torch.testing.assert_close(terms["temp"], 0.1 * warp_loss(restored - clean, clean, dis_flow))
+    truth = task.teacher.codes(clean)
+    logits = model.prior.logits(model.prior.latents(degraded))
+    shares = [x.log_softmax(-1).gather(-1, codes[..., None]) for x, codes in zip(logits, truth, strict=True)]
+    torch.testing.assert_close(terms["codes"], -0.02 * sum(share.mean() for share in shares))
+    torch.testing.assert_close(model.prior.straight_through(logits), model.prior(degraded))
+    terms["rec_pixel"].backward()
+    for part in (model.vae.encoder.stem, model.prior.encoder.stem, model.prior.spatial_transformer.head[1], model.dit):
+        assert any(parameter.grad is not None and parameter.grad.any() for parameter in part.parameters())
+    assert all(parameter.grad is None for parameter in task.teacher.parameters())
 
 
 @pytest.mark.parametrize("stage", MAINS)
