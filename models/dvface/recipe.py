@@ -167,9 +167,9 @@ class Recipe:
     """What every stage has.
 
     `optimizer`: "adamw", or "muon" for the matrices and kernels of hidden layers, with AdamW for the rest
-    (optimizers.py). `learning_rate` is reached after `warmup` steps and falls as a cosine to `final_rate` of it; `weight_decay`
-    of matrices and kernels; `clip`: greatest norm of the gradient. `accumulate`: batches of a step. `ema`: decay of the
-    averaged weights, which are what is kept. `every`: steps between two validations.
+    (optimizers.py). `learning_rate` is reached after `warmup` steps and falls as a cosine to `final_rate` of it;
+    `weight_decay` of matrices and kernels; `clip`: greatest norm of the gradient. `accumulate`: batches of a step.
+    `ema`: decay of the averaged weights, which are what is kept. `every`: steps between two validations.
     """
 
     steps: int

@@ -58,7 +58,7 @@ def changed(path: str, value: object = None) -> dict:
         ("train.codes.loss.beta", None, "train.codes.loss.beta: expected a value, found none"),
         ("train.codes.loss", None, "train.codes.loss: expected a value, found none"),
         ("train.codes.mix.light", None, "train.codes.mix.light: expected a value, found none"),
-        ("train.codes.speed", 1, "train.codes.speed: expected one of .*steps, optimizer, learning_rate.*, found an unknown field"),
+        ("train.codes.speed", 1, "train.codes.speed: expected one of .*learning_rate.*, found an unknown field"),
         ("train.codes.loss.gan", 1.0, "train.codes.loss.gan: expected one of l1, .*adv.*, found an unknown field"),
         ("train.coeds", {}, "train.coeds: expected one of vae, codes, .*, found an unknown field"),
         ("train.codes.steps", "many", "train.codes.steps: expected int, found 'many'"),
