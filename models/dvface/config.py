@@ -36,6 +36,8 @@ class FrameConfig:
 class VaeConfig:
     """The light VAE of `vae.py` (`kind = "light"`).
 
+    `context_channels`: beside the latent's, which have the clean clip's latent for truth; in them encoder and DiT tell
+    the decoder what they like, of a frame's noise for instance.
     `exchanges`: after how many of the decoder's blocks a frame takes over `exchange_width` channels of each neighbour.
     """
 
@@ -49,7 +51,13 @@ class VaeConfig:
     exchange_width: int
     fidelity: bool
     detail_width: int = 0
+    context_channels: int = 0
     kind: str = "light"
+
+    @property
+    def channels(self) -> int:
+        """Channels of what the encoder gives and the DiT restores."""
+        return self.latent_channels + self.context_channels
 
     def __post_init__(self):
         if self.exchanges > self.decoder_blocks:
@@ -94,6 +102,11 @@ class WanVaeConfig:
     def spatial_stride(self) -> int:
         """Pixels of a latent's side."""
         return 2 ** len(self.temporal_downsample)
+
+    @property
+    def channels(self) -> int:
+        """Channels of what the encoder gives and the DiT restores."""
+        return self.latent_channels
 
     @property
     def fidelity(self) -> bool:

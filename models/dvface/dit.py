@@ -190,7 +190,7 @@ class Dit(WanDit):
     """
 
     def __init__(self, config: Config):
-        channels = config.vae.latent_channels
+        channels = config.vae.channels
         super().__init__(config.dit, channels, channels)
         self.timestep = config.diffusion.timestep
         self.fusion_head_dim = config.fusion_inner_dim // config.fusion_heads

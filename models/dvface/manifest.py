@@ -37,7 +37,7 @@ def manifest_text(config: Config, out: Path, graphs: tuple[str, ...], texts: dic
         "window": {"frames": config.window.frames, "overlap": config.window.overlap},
         "frame": {"width": config.frame.width, "height": config.frame.height},
         "latent": {
-            "channels": config.vae.latent_channels,
+            "channels": config.vae.channels,
             "spatial_stride": config.vae.spatial_stride,
             "temporal_stride": config.vae.temporal_stride,
         },

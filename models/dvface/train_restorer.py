@@ -125,19 +125,21 @@ class RestorerTask(Task):
         if not share:
             return restored
         forced = (torch.rand(len(truth)) < share).to(truth.device)
-        return torch.where(forced[:, None, None, None, None], truth, restored)
+        channels = self.stage.config.vae.latent_channels  # the context has no truth
+        latent = torch.where(forced[:, None, None, None, None], truth[:, :channels], restored[:, :channels])
+        return torch.cat([latent, restored[:, channels:]], dim=1)
 
     def terms(
         self, restored_latent: Tensor, truth: Tensor, restored: Tensor, clean: Tensor, degraded: Tensor
     ) -> dict[str, Tensor]:
         """Weighted terms of eq. 12 that the recipe asks for."""
-        weights = self.recipe.loss
+        weights, channels = self.recipe.loss, self.stage.config.vae.latent_channels
         is_mse = weights.measure == "mse"
         terms = {
             "rec_pixel": F.mse_loss(restored, clean)
             if is_mse
             else relative_rmse(restored, clean, degraded, weights.worse),
-            "rec_latent": (F.mse_loss if is_mse else sample_rmse)(restored_latent, truth),
+            "rec_latent": (F.mse_loss if is_mse else sample_rmse)(restored_latent[:, :channels], truth[:, :channels]),
         }
         if self.lpips is not None:
             terms["per"] = self.lpips(restored, clean)

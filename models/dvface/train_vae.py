@@ -31,7 +31,7 @@ class VaeTask(Task):
         weights = self.recipe.loss
         mean, log_variance = self.model.vae.moments(clean)
         latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        drawn = self.model.vae.decoder(latent)
+        drawn = self.model.vae.decoder(self.model.vae.without_context(latent))
         return {
             "l1": weights.l1 * charbonnier(drawn, clean, weights.l1_smoothing),
             "gradient": weights.gradient * gradient_loss(drawn, clean),

@@ -14,12 +14,13 @@ def nano() -> dict[str, GraphCost]:
 
 
 def test_encoder_of_nano_by_hand(nano):
-    """T = 17 frames in 5 groups of 4, 64x64 cells of 8x8 pixels, width 96: stem, two 3x3, mix of 3 neighbours, head."""
+    """T = 17 frames in 5 groups of 4, 64x64 cells of 8x8 pixels, width 96: stem, two 3x3, mix of neighbours, heads."""
     vae = load_config("nano").vae
     places, width = 5 * 64 * 64, vae.width
-    products = 12 * 64 * width + 2 * 9 * width * width + 3 * width * width + 9 * width * 2 * vae.latent_channels
+    heads = 2 * vae.latent_channels + vae.context_channels
+    products = 12 * 64 * width + 2 * 9 * width * width + 3 * width * width + 9 * width * heads
     assert nano["encoder"].flops == 2 * places * products
-    weights = products + width * 4 + 2 * vae.latent_channels
+    weights = products + width * 4 + heads
     assert nano["encoder"].parameters == weights
 
 

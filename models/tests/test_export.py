@@ -30,7 +30,7 @@ def small_config(**fusion: str) -> Config:
         config,
         window=dataclasses.replace(config.window, frames=5, overlap=1),
         frame=dataclasses.replace(config.frame, width=64, height=96),
-        vae=dataclasses.replace(config.vae, width=16, decoder_width=24, decoder_blocks=1, detail_width=8),
+        vae=dataclasses.replace(config.vae, width=16, decoder_width=24, decoder_blocks=1, exchanges=1, detail_width=8),
         prior=dataclasses.replace(config.prior, width=64, layers=1),
         dit=dataclasses.replace(config.dit, layers=1),
         fusion=dataclasses.replace(config.fusion, **fusion),
@@ -43,6 +43,7 @@ def lively_model(**fusion: str) -> DVFace:
     model = DVFace(small_config(**fusion)).eval()
     decoder = model.vae.decoder
     layers = [model.dit.head.head, decoder.residual_head, decoder.gain.mlp[-1], decoder.detail.head]
+    layers += [model.vae.encoder.context, *(exchange.conv for exchange in decoder.exchanges)]
     if model.dit.fusions is not None:
         layers.append(model.dit.fusions[0].attn.o)
     for layer in layers:
@@ -89,7 +90,8 @@ def half_bundle(tmp_path_factory, frames) -> tuple[Path, export.Report]:
     out, model = tmp_path_factory.mktemp("half"), lively_model()
     with torch.no_grad():
         model.vae.encoder.stem.bias[0] = 40_000.0
-        for layer in (model.vae.encoder.block.conv1, model.vae.encoder.mix, model.vae.encoder.head):
+        encoder = model.vae.encoder
+        for layer in (encoder.block.conv1, encoder.mix, encoder.head, encoder.context):
             layer.weight[:, :: model.config.vae.width] = 0.0
     return out, export.export_bundle(model, out, frames, dtype="f16")
 
@@ -238,7 +240,7 @@ def only_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     export_graph = export.Exporter.export
 
     def export_decoder(self, name: str) -> None:
-        self.torch_values["restored_latent"] = torch.randn(1, 16, 2, 12, 8)
+        self.torch_values["restored_latent"] = torch.randn(1, 24, 2, 12, 8)
         export_graph(self, name)
 
     monkeypatch.setattr(export, "graph_names", lambda _model: ("decoder",))
@@ -270,7 +272,7 @@ def test_without_priors_the_dit_takes_the_latent_alone():
     model = lively_model(priors="none")
     assert graph_names(model) == ("encoder", "dit", "decoder")
     assert graph_tensors("dit", model) == (("latent",), ("restored_latent",))
-    latent = torch.randn(1, 16, 2, 12, 8)
+    latent = torch.randn(1, 24, 2, 12, 8)
     with torch.no_grad():
         expected = model.denoise(latent, None, None)
         torch.testing.assert_close(build_graph("dit", model)(latent), expected)

@@ -1,5 +1,6 @@
 """The model: shapes, the paper's equations, and what its parts promise; configs."""
 
+import copy
 import dataclasses
 import hashlib
 import sys
@@ -15,7 +16,7 @@ from dvface.config import CONFIG_DIR, load_config
 from dvface.frames import group_frames, to_float, to_u8, ungroup_frames, with_neighbours
 from dvface.model import DVFace, noised_latent, one_step, parameter_counts, parameter_table
 from dvface.prior import Codebook, FrameDiff
-from dvface.vae import PatchConv
+from dvface.vae import Exchange, LightVae, NeighbourPatchConv, PatchConv
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_shapes_of_the_four_parts(model, frames, size):
         restored = model.denoise(latent, spatial, temporal)
         out = model.vae.decoder(restored, x)
         alone = model.vae.decoder(restored)
-    assert latent.shape == restored.shape == (1, 16, t, size // 8, size // 8)
+    assert latent.shape == restored.shape == (1, 24, t, size // 8, size // 8)
     assert spatial.shape == temporal.shape == (1, t, size // 32, size // 32, 64)
     assert out.shape == alone.shape == x.shape
 
@@ -53,7 +54,7 @@ def test_untrained_model_gives_back_its_input(model):
 
 
 def test_one_step_is_equation_2(model):
-    z, spatial, temporal = torch.randn(1, 16, 2, 8, 8), torch.randn(1, 2, 2, 2, 64), torch.randn(1, 2, 2, 2, 64)
+    z, spatial, temporal = torch.randn(1, 24, 2, 8, 8), torch.randn(1, 2, 2, 2, 64), torch.randn(1, 2, 2, 2, 64)
     changed = DVFace(load_config("nano")).eval()
     torch.nn.init.normal_(changed.dit.head.head.weight)
     with torch.no_grad():
@@ -75,11 +76,11 @@ def test_names_in_checkpoints_stay(model):
     their state by order."""
     lines = [f"{name} {list(value.shape)}" for name, value in model.named_parameters() if not name.startswith("vae.")]
     assert len(lines) == 286
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "149f0dc4a8f36881"
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "de37d5aef32f3f87"
 
 
 def test_condition_is_constant(model):
-    z, priors = torch.randn(1, 16, 2, 8, 8), torch.randn(2, 1, 2, 2, 2, 64)
+    z, priors = torch.randn(1, 24, 2, 8, 8), torch.randn(2, 1, 2, 2, 2, 64)
     with torch.no_grad():
         torch.testing.assert_close(model.dit(z, *priors), model.dit(z, *priors, model.dit.condition()))
 
@@ -231,3 +232,46 @@ def test_parameters_are_counted(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["model", "nano"])
     model_module.main()
     assert "total" in capsys.readouterr().out
+
+
+def test_context_starts_at_zero_and_is_no_part_of_the_latent(model):
+    """Beside the latent's channels, and only where the config wants them."""
+    vae, frames = model.vae, torch.rand(1, 5, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        mean, log_variance = vae.moments(frames)
+        assert mean.shape == log_variance.shape == (1, 16, 2, 8, 8)
+        assert torch.equal(vae.encode(frames), vae.without_context(mean))
+        context = torch.randn_like(vae.encoder.context.weight)
+        changed = copy.deepcopy(vae)
+        changed.encoder.context.weight.copy_(context)
+        assert torch.equal(changed.encode(frames)[:, :16], mean) and changed.encode(frames)[:, 16:].any()
+        plain = LightVae(dataclasses.replace(vae.config, context_channels=0))
+        assert plain.encode(frames).shape == plain.without_context(mean).shape == mean.shape
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_neighbours_are_read_as_if_joined(training):
+    """The sum over three frames of a convolution of joined frames, the ends repeated."""
+    torch.manual_seed(3)
+    ours, frames = NeighbourPatchConv(3, 5, 8).train(training), torch.randn(2, 4, 3, 16, 24)
+    joined = PatchConv(9, 5, 8)
+    for_next, own, for_previous = ours.weight.chunk(3)
+    joined.weight.data = torch.cat([for_next, own, for_previous], dim=1).detach()
+    joined.bias.data = ours.bias.detach().view(3, 5).sum(0)
+    expected = joined(with_neighbours(frames).flatten(0, 1)).unflatten(0, (2, 4))
+    torch.testing.assert_close(ours(frames), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_exchange_takes_from_both_neighbours_and_starts_as_nothing():
+    torch.manual_seed(4)
+    exchange, x = Exchange(6, 2), torch.randn(1, 5, 6, 4, 4)
+    assert torch.equal(exchange(x), x)
+    torch.nn.init.normal_(exchange.conv.weight)
+    changed = x.clone()
+    changed[:, 2, :2] += 1.0
+    moved = (exchange(changed) - exchange(x) - (changed - x)).abs().amax(dim=(0, 2, 3, 4))
+    assert (moved > 1e-3).tolist() == [False, True, False, True, False]
+    changed = x.clone()
+    changed[:, 2, 2:] += 1.0
+    # Only the first channels are handed over.
+    torch.testing.assert_close(exchange(changed) - changed, exchange(x) - x)

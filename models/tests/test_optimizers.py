@@ -29,8 +29,8 @@ def test_every_parameter_has_one_optimizer():
         assert decayed == sum(p.numel() for key, p in parameters.items() if is_decayed(key, p))
     kernels = {id(p) for p in found[1].kernels}
     by_muon = {name for name, p in parameters.items() if id(p) in kernels}
-    assert {"vae.decoder.blocks.0.conv1.weight", "dit.blocks.0.self_attn.q.weight"} <= by_muon
-    assert not by_muon & {"dit.head.head.weight", "vae.decoder.residual_head.weight", "dit.time_embedding.0.weight"}
+    assert {"vae.decoder.blocks.0.conv1.weight", "dit.blocks.0.self_attn.q.weight", "dit.head.head.weight"} <= by_muon
+    assert not by_muon & {"vae.encoder.head.weight", "vae.decoder.residual_head.weight", "dit.time_embedding.0.weight"}
     assert not any("codebook" in name or name.endswith("bias") for name in by_muon)
 
 
@@ -83,3 +83,21 @@ def test_state_comes_back(name):
         step(*again, seed)
     for expected, found in zip(whole[0].parameters(), again[0].parameters(), strict=True):
         torch.testing.assert_close(expected, found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_small_gradients_move_as_far_as_large_ones(scale):
+    """As the DiT's are."""
+    moved = {}
+    for name in ("adamw", "muon"):
+        torch.manual_seed(2)
+        net = nn.Conv2d(3, 4, 3)
+        before = net.weight.detach().clone()
+        optimizers = optimizers_for(dict(net.named_parameters()), recipe(name))
+        (scale * net(torch.randn(1, 3, 8, 8)).mean()).backward()
+        assert scale == 1.0 or net.weight.grad.abs().mean() < 1e-7
+        for optimizer in optimizers:
+            optimizer.step()
+        moved[name] = float((net.weight - before).square().mean().sqrt())
+    rate = recipe("adamw").learning_rate
+    assert 0.8 * rate < moved["adamw"] < 1.2 * rate and 0.02 * rate < moved["muon"] < rate
