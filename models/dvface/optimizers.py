@@ -15,8 +15,8 @@ NOT_ORTHOGONAL = (
     *("text_embedding.", "time_", "temporal_modulation.", ".gain."),
 )
 """Parts of names that stay with AdamW under "muon": outputs of pixels, latents and codes, and layers that see one
-vector a sample, whose gradients have too low a rank to be made orthogonal. The DiT's output layer, which starts at zero,
-is among the orthogonal ones: its gradients are too small and too noisy for AdamW to find their direction."""
+vector a sample, whose gradients have too low a rank to be made orthogonal. The DiT's output layer, zero at first, is
+among the orthogonal ones: its gradients are too small and too noisy for AdamW to find their direction."""
 
 
 class Muon(torch.optim.Muon):
