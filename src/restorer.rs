@@ -1,5 +1,8 @@
 //! One window of u8 frames in, one window of u8 frames out: the four graphs, one after the other.
 
+#[cfg(feature = "faults")]
+pub mod faults;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -238,6 +241,8 @@ impl Restorer {
     /// # Errors
     /// See [`RestoreError`]. A restorer can be used again after any of them.
     pub fn restore(&mut self, frames: &[u8]) -> Result<Restored, RestoreError> {
+        #[cfg(feature = "faults")]
+        self.suffer()?;
         let failed = |error: ort::Error| self.graph_error(GraphKind::Encoder, &error);
         match &self.place {
             Place::Host => {
@@ -254,6 +259,22 @@ impl Restorer {
                     .into_dyn();
                 self.run_graphs(&frames)
             }
+        }
+    }
+
+    /// What tests do to a run.
+    #[cfg(feature = "faults")]
+    fn suffer(&self) -> Result<(), RestoreError> {
+        match faults::next() {
+            Some(faults::Fault::Error(text)) => Err(self.graph_error(GraphKind::Dit, &ort::Error::new(text))),
+            Some(faults::Fault::Slow(time)) => {
+                let end = Instant::now() + time;
+                while Instant::now() < end && !self.interrupt.is_raised() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 

@@ -5,9 +5,11 @@
 mod cuts;
 mod downstream;
 mod errors;
+mod failures;
 mod formats;
 mod latency;
 mod order;
+mod overload;
 mod pixels;
 mod process;
 mod properties;
