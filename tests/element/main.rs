@@ -14,7 +14,9 @@ mod pixels;
 mod process;
 mod properties;
 mod rig;
+mod scenes;
 mod states;
+mod streams;
 mod strength;
 
 use std::path::{Path, PathBuf};
