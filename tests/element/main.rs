@@ -18,6 +18,7 @@ mod scenes;
 mod states;
 mod streams;
 mod strength;
+mod twelve;
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
