@@ -260,7 +260,16 @@ impl Soak {
 
     fn play(&mut self) {
         self.ended = false;
-        self.pipeline.set_state(gst::State::Playing).unwrap();
+        while self.pipeline.set_state(gst::State::Playing).is_err() {
+            let bus = self.pipeline.bus().unwrap();
+            let errors: Vec<_> = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Error]))
+                .map(|message| format!("{:?}", message.view()))
+                .collect();
+            // GStreamer's threads take turns: one that streamed may start an element, whose warm-up it makes fail.
+            let ours = errors.iter().any(|error| error.contains(INJECTED));
+            assert!(ours, "it does not play: {errors:?}");
+            self.pipeline.set_state(gst::State::Null).unwrap();
+        }
     }
 
     /// Down to `state`, after which nothing of before may come.
