@@ -204,7 +204,7 @@ impl Soak {
         );
         let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/brighter");
         let pipeline = gst::parse::launch(&format!(
-            "videotestsrc name=source ! capsfilter name=filter ! queue max-size-buffers=20 ! \
+            "videotestsrc name=source ! capsfilter name=filter caps-change-mode=delayed ! queue max-size-buffers=20 ! \
              dvfacerestore name=restore overload=bypass provider=cpu num-threads=1 model={} runtime-library={} ! \
              queue max-size-buffers=20 ! fakesink name=sink sync=false",
             bundle.display(),
