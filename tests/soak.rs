@@ -368,6 +368,23 @@ impl Soak {
         }
     }
 
+    /// Where everything stands, to tell who waits for whom.
+    fn states(&self) -> Vec<String> {
+        let mut states = vec![format!("pipeline {:?}", self.pipeline.state(ClockTime::ZERO))];
+        for element in self.pipeline.children() {
+            let level = element
+                .find_property("current-level-buffers")
+                .map(|_| element.property::<u32>("current-level-buffers"));
+            states.push(format!(
+                "{} {:?} {level:?}",
+                element.name(),
+                element.state(ClockTime::ZERO)
+            ));
+        }
+        states.push(format!("{} frames held", self.ledger.lock().unwrap().held.len()));
+        states
+    }
+
     /// Lets frames flow for a moment, which they must.
     fn flow(&mut self) {
         let (entered, before) = {
@@ -388,7 +405,7 @@ impl Soak {
             assert!(
                 start.elapsed() < STALL,
                 "no frame for {STALL:?}: it stalls; {new} frames went in; {:?}",
-                self.pipeline.state(ClockTime::ZERO)
+                self.states()
             );
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -581,3 +581,32 @@ fn flushes_around_the_limit() {
     }
     assert_eq!(live.0.errors(), []);
 }
+
+/// Windows that take longer than was measured at the start are ended at first; then the latency allows them, and they are restored.
+#[test]
+fn the_latency_follows_what_windows_take() {
+    let live = Live::with("brighter", "bypass", |element| {
+        element.set_property("processing-deadline", 0u64);
+        element.set_property("num-threads", 4u32);
+    });
+    let own = live.0.query_latency().1;
+    faults::set(|| Some(Fault::Slow(Duration::from_millis(90))));
+    let mut frames = 0;
+    for index in 0..1000 {
+        live.frame(index, IN_TIME);
+        frames = index + 1;
+        if live.0.stat("windows") >= 3 {
+            break;
+        }
+    }
+    faults::clear();
+    live.0.eos();
+    let longer = live.0.query_latency().1;
+    println!("{own} at first, {longer} after {frames} frames");
+    assert!(live.0.stat("windows") >= 3, "it never catches up");
+    assert!(longer > own, "{own} {longer}");
+    // Four frames of look-ahead, and no more than the four frames between two windows.
+    assert!(longer <= FRAME * 8 || own > FRAME * 8, "{longer}");
+    assert_eq!(live.counts()[..2], [frames, frames]);
+    assert!(!live.0.messages(&[gst::MessageType::Latency]).is_empty());
+}
