@@ -8,6 +8,9 @@ need_rust
 cargo +nightly --version >/dev/null 2>&1 || die "no nightly toolchain; run: rustup toolchain install nightly"
 cargo fuzz --version >/dev/null 2>&1 || die "no cargo-fuzz; run: cargo install cargo-fuzz --locked"
 
+# The targets write a file for each input.
+[ ! -w /dev/shm ] || export TMPDIR=/dev/shm
+
 for name in manifest graph window; do
     say "cargo fuzz: $name"
     corpus=$target/fuzz-corpus/$name

@@ -145,7 +145,7 @@ impl Stream {
 
 fuzz_target!(|input: Input| {
     let Ok(shape) = WindowShape::new(input.frames.into(), input.overlap.into()) else {
-        assert!(input.frames == 0 || u32::from(input.overlap) * 2 > input.frames.into());
+        assert!(input.frames == 0 || u32::from(input.overlap) * 2 > u32::from(input.frames));
         return;
     };
     let mut stream = Stream {
