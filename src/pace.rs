@@ -14,6 +14,9 @@ const RECENT_RUNS: usize = 8;
 /// The longest pause, in first pauses: 11 s with windows of 17 frames at 25 frames a second.
 const LONGEST_PAUSE: u64 = 16;
 
+/// Good frames after which all is well again, in first pauses. What cannot be kept up fails within two.
+const GOOD_PAUSES: u64 = 4;
+
 /// What the clock says when a window is about to start in a live pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
@@ -149,10 +152,11 @@ impl BackOff {
         self.left == 0
     }
 
-    /// Counts good frames. As many as the next pause would have, and pauses begin short again.
+    /// Counts good frames. After some windows of them pauses begin short again: what goes wrong now and then, and not at once
+    /// after each pause, is no reason for long ones.
     pub fn succeed(&mut self, frames: u64) {
         self.good = self.good.saturating_add(frames);
-        if self.good >= self.next {
+        if self.good >= self.unit.saturating_mul(GOOD_PAUSES) {
             self.next = self.unit;
         }
     }
@@ -351,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_shrink_after_as_long_a_success() {
+    fn pauses_double_up_to_a_bound_and_shrink_after_some_good_windows() {
         let mut back_off = BackOff::new(5);
         let pause = |back_off: &mut BackOff| {
             back_off.fail();
@@ -366,9 +370,9 @@ mod tests {
             (0..6).map(|_| pause(&mut back_off)).collect::<Vec<_>>(),
             [5, 10, 20, 40, 80, 80]
         );
-        back_off.succeed(79);
+        back_off.succeed(19);
         assert_eq!(pause(&mut back_off), 80);
-        back_off.succeed(79);
+        back_off.succeed(19);
         back_off.succeed(1);
         assert_eq!(pause(&mut back_off), 5);
     }
