@@ -2,8 +2,10 @@
 
 pub mod bundle;
 pub mod dvfacerestore;
+pub mod pace;
 pub mod restorer;
 pub mod runtime;
+pub mod scene;
 pub mod window;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {

@@ -1,5 +1,8 @@
 //! One window of u8 frames in, one window of u8 frames out: the four graphs, one after the other.
 
+#[cfg(feature = "faults")]
+pub mod faults;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -56,6 +59,8 @@ pub enum RestoreError {
 pub enum Reason {
     Flush = 1,
     Stop = 2,
+    /// The window would be too late.
+    Late = 4,
 }
 
 /// Ends a run from another thread.
@@ -92,6 +97,11 @@ impl Interrupt {
 
     fn is_raised(&self) -> bool {
         self.raised.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether this is the one reason that holds.
+    pub fn is_only(&self, reason: Reason) -> bool {
+        self.raised.load(Ordering::SeqCst) == reason as u8
     }
 }
 
@@ -201,6 +211,11 @@ impl Restorer {
         &self.sessions
     }
 
+    /// What ends its runs.
+    pub fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
     /// Durations of a graph's runs.
     pub fn timing(&self, graph: GraphKind) -> &Timing {
         &self.timings[graph as usize]
@@ -238,6 +253,8 @@ impl Restorer {
     /// # Errors
     /// See [`RestoreError`]. A restorer can be used again after any of them.
     pub fn restore(&mut self, frames: &[u8]) -> Result<Restored, RestoreError> {
+        #[cfg(feature = "faults")]
+        self.suffer()?;
         let failed = |error: ort::Error| self.graph_error(GraphKind::Encoder, &error);
         match &self.place {
             Place::Host => {
@@ -254,6 +271,22 @@ impl Restorer {
                     .into_dyn();
                 self.run_graphs(&frames)
             }
+        }
+    }
+
+    /// What tests do to a run.
+    #[cfg(feature = "faults")]
+    fn suffer(&self) -> Result<(), RestoreError> {
+        match faults::next() {
+            Some(faults::Fault::Error(text)) => Err(self.graph_error(GraphKind::Dit, &ort::Error::new(text))),
+            Some(faults::Fault::Slow(time)) => {
+                let end = Instant::now() + time;
+                while Instant::now() < end && !self.interrupt.is_raised() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The way of frames and events through the element: in, held, out; all of it in the streaming thread.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -12,7 +12,10 @@ use gst_video::VideoFrameRef;
 
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
-use super::stream::{Item, Stream};
+use super::picture::Picture;
+use super::settings::Overload;
+use super::stream::{Frame, Item, Stream};
+use crate::pace::Cause;
 use crate::restorer::RestoreError;
 
 impl DvFaceRestore {
@@ -29,28 +32,70 @@ impl DvFaceRestore {
             self.statistics.lock().counts.bypassed += 1;
             return self.send(Item::Buffer(buffer));
         }
+        if self.is_reverse() {
+            self.tell_reverse();
+            return self.take_unrestored(&buffer);
+        }
         // Not the base class's `is_discont`, which stays set until it has pushed a buffer itself.
         if buffer.flags().contains(gst::BufferFlags::DISCONT) {
             self.drain_before(Some(&buffer))?;
         }
+        if self.begins_scene(&buffer)? {
+            gst::debug!(CAT, imp = self, "scene cut before {buffer:?}");
+            self.drain_before(Some(&buffer))?;
+        }
         let strength = self.settings.lock().strength;
+        let running_time = self.running_time(&buffer).map(Duration::from);
         let output = self.output_for(&buffer)?;
         self.with_engine(|engine| {
-            let picture = engine
-                .stream
-                .picture()
-                .ok_or(Failure::Flow(gst::FlowError::NotNegotiated))?;
-            let info = picture.info().clone();
+            let buffer_copy = self.copied(engine, &buffer, output)?;
+            let info = engine.picture()?.info().clone();
             let input = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).map_err(|_| self.unmappable())?;
-            let mut output = output;
-            VideoFrameRef::from_buffer_ref_writable(output.make_mut(), &info)
-                .and_then(|mut frame| picture.copy(&input, &mut frame))
-                .map_err(|_| self.unmappable())?;
-            engine
-                .stream
-                .push_frame(&input, output, strength, &mut engine.restorer)?;
+            let frame = Frame {
+                buffer: buffer_copy,
+                strength,
+                running_time,
+            };
+            let Engine { stream, restorer, .. } = engine;
+            Ok(self.with_rules(|rules| stream.push_frame(&input, frame, rules, restorer))?)
+        })
+    }
+
+    /// Sends a frame on as it came, behind those before it.
+    fn take_unrestored(&self, buffer: &gst::Buffer) -> Result<(), gst::FlowError> {
+        let output = self.output_for(buffer)?;
+        self.with_engine(|engine| {
+            let output = self.copied(engine, buffer, output)?;
+            engine.stream.push_unrestored(output);
             Ok(())
         })
+    }
+
+    /// Whether a frame begins another scene, as `scene-cut` defines it.
+    fn begins_scene(&self, buffer: &gst::Buffer) -> Result<bool, gst::FlowError> {
+        let threshold = self.settings.lock().scene_cut;
+        if threshold <= 0.0 {
+            return Ok(false);
+        }
+        let mut begins = false;
+        self.with_engine(|engine| {
+            let info = engine.picture()?.info().clone();
+            let input = VideoFrameRef::from_buffer_ref_readable(buffer, &info).map_err(|_| self.unmappable())?;
+            begins = engine.stream.begins_scene(&input, threshold);
+            Ok(())
+        })?;
+        Ok(begins)
+    }
+
+    /// The pixels of `buffer` in `output`. Downstream may not read the memory that upstream uses.
+    fn copied(&self, engine: &Engine, buffer: &gst::Buffer, mut output: gst::Buffer) -> Result<gst::Buffer, Failure> {
+        let picture = engine.picture()?;
+        let info = picture.info();
+        let input = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|_| self.unmappable())?;
+        VideoFrameRef::from_buffer_ref_writable(output.make_mut(), info)
+            .and_then(|mut frame| picture.copy(&input, &mut frame))
+            .map_err(|_| self.unmappable())?;
+        Ok(output)
     }
 
     /// Takes a serialized event that keeps its place among the frames.
@@ -83,11 +128,15 @@ impl DvFaceRestore {
                 return Ok(());
             }
             gst::debug!(CAT, imp = self, "draining");
-            let drained = engine.stream.drain(&mut engine.restorer);
-            if let (Err(_), Some(next)) = (&drained, next) {
-                engine.stream.push_unrestored(next.clone());
-            }
-            Ok(drained?)
+            let Engine { stream, restorer, .. } = engine;
+            self.with_rules(|rules| {
+                let drained = stream.drain(rules, restorer);
+                // What is bypassed is no failure, and `next` is taken as any frame.
+                if let (Err(_), Some(next), false) = (&drained, next, rules.may_bypass) {
+                    stream.push_unrestored(next.clone());
+                }
+                Ok(drained?)
+            })
         })
     }
 
@@ -105,21 +154,24 @@ impl DvFaceRestore {
     }
 
     /// Gives `work` the engine, then sends on what is ready. Where restoring fails, every frame that is held goes on as it
-    /// came before the error does.
+    /// came; with `overload=block` before the error does.
     fn with_engine(&self, work: impl FnOnce(&mut Engine) -> Result<(), Failure>) -> Result<(), gst::FlowError> {
         let Some(mut engine) = self.engine.lock().take() else {
             return Err(gst::FlowError::Flushing);
         };
-        let started = Instant::now();
-        let done = work(&mut engine);
-        let elapsed = started.elapsed();
-        if let Err(Failure::Restore(error)) = &done {
-            match error {
-                RestoreError::Interrupted => self.forget(&mut engine.stream),
-                _ => engine.stream.give_up(),
+        let mut done = work(&mut engine);
+        let mut passed_over = None;
+        let may_bypass = self.settings.lock().overload == Overload::Bypass;
+        match done {
+            Err(Failure::Restore(RestoreError::Interrupted)) => self.forget(&mut engine.stream),
+            Err(Failure::Restore(error)) if may_bypass => {
+                engine.stream.bypass(Cause::Failed, Duration::ZERO);
+                passed_over = Some(error);
+                done = Ok(());
             }
+            Err(Failure::Restore(_)) => engine.stream.give_up(),
+            Ok(()) | Err(Failure::Flow(_)) => {}
         }
-        let sent = self.send_ready(&mut engine);
         let counts = engine.stream.take_counts();
         {
             let mut statistics = self.statistics.lock();
@@ -128,9 +180,23 @@ impl DvFaceRestore {
                 statistics.measure(&engine.restorer);
             }
         }
+        let late = engine.stream.take_late();
+        let blocked = engine.blocked;
+        let sent = self.send_ready(&mut engine);
+        let expected = engine.stream.expected();
+        let stride = engine.stream.shape().stride() as u64;
         *self.engine.lock() = Some(engine);
-        if counts.windows > 0 && done.is_ok() && self.settings.lock().processing_deadline.is_zero() {
-            self.change_latency(|latency| latency.observe_processing(elapsed));
+
+        let is_measured = counts.windows > 0 || late.is_some();
+        if let Some(late) = late.filter(|late| blocked >= *late) {
+            self.tell_blocked(blocked, late);
+        }
+        if let Some(error) = passed_over {
+            self.tell_failed(&error);
+        }
+        if is_measured && self.settings.lock().processing_deadline.is_zero() {
+            let is_bounded = may_bypass && self.is_live();
+            self.change_latency(|latency| latency.expect(expected, stride, is_bounded));
         }
         match done {
             Ok(()) => sent,
@@ -145,11 +211,16 @@ impl DvFaceRestore {
 
     fn send_ready(&self, engine: &mut Engine) -> Result<(), gst::FlowError> {
         let mut result = Ok(());
+        let mut pushed = None;
         while let Some(item) = engine.stream.pop_ready() {
             match item {
                 // Downstream takes no more frames; what waits for a window stays, as with any element.
-                Item::Buffer(buffer) if result.is_err() => drop(buffer),
-                Item::Buffer(_) => result = self.send(item),
+                Item::Buffer(buffer) | Item::Bypassed(buffer, _) if result.is_err() => drop(buffer),
+                Item::Buffer(_) | Item::Bypassed(..) => {
+                    let started = pushed.get_or_insert_with(Instant::now);
+                    result = self.send(item);
+                    engine.blocked = started.elapsed();
+                }
                 // Events are no part of the data flow.
                 Item::Event(_) => self.send(item)?,
             }
@@ -159,6 +230,10 @@ impl DvFaceRestore {
 
     fn send(&self, item: Item) -> Result<(), gst::FlowError> {
         match item {
+            Item::Bypassed(buffer, late) => {
+                self.tell_bypassed(&buffer, late);
+                self.send(Item::Buffer(buffer))
+            }
             Item::Buffer(buffer) => {
                 gst::log!(CAT, imp = self, "pushing {buffer:?}");
                 self.statistics.lock().frames_out += 1;
@@ -252,6 +327,15 @@ impl DvFaceRestore {
             ("cannot map a frame: its memory is not the caps'")
         ));
         Failure::Flow(gst::FlowError::Error)
+    }
+}
+
+impl Engine {
+    /// What the caps have set up.
+    fn picture(&self) -> Result<&Picture, Failure> {
+        self.stream
+            .picture()
+            .ok_or(Failure::Flow(gst::FlowError::NotNegotiated))
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```text
 //! gst-launch-1.0 filesrc location=face.mp4 ! decodebin ! videoconvert ! dvfacerestore ! videoconvert ! queue ! autovideosink
 //! gst-launch-1.0 v4l2src ! videoconvert ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 leaky=downstream !
-//!     dvfacerestore strength=0.8 ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 ! videoconvert ! autovideosink
+//!     dvfacerestore overload=bypass ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 ! videoconvert ! autovideosink
 //! ```
 //!
 //! # Threads
@@ -15,10 +15,16 @@
 //! The graphs run in the streaming thread of the sink pad: upstream waits meanwhile. A window leaves in a burst, and a sink
 //! that plays by the clock takes it slowly. So put a `queue` with room for two windows on either side of the element where
 //! the source is live.
+//!
+//! # Live
+//!
+//! With `overload=bypass` a window of a live stream that could not be in time is not restored: its frames go on as they came,
+//! at once, each with a QoS message. The frames before and after fade.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
@@ -30,7 +36,8 @@ use gst_video::VideoInfo;
 use gst_video::subclass::prelude::*;
 use parking_lot::Mutex;
 
-use super::latency::Latency;
+use super::latency::{self, Latency};
+use super::live::Live;
 use super::model::{self, Model};
 use super::picture::{self, Picture};
 use super::settings::{self, Settings};
@@ -51,6 +58,8 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 pub(super) struct Engine {
     pub(super) restorer: Restorer,
     pub(super) stream: Stream,
+    /// How long the last burst of frames took to push.
+    pub(super) blocked: Duration,
     /// Width and height of the bundle's frames, in pixels.
     size: (u32, u32),
 }
@@ -60,13 +69,14 @@ pub struct DvFaceRestore {
     pub(super) settings: Mutex<Settings>,
     pub(super) engine: Mutex<Option<Box<Engine>>>,
     pub(super) latency: Mutex<Latency>,
+    pub(super) live: Mutex<Live>,
     pub(super) statistics: Mutex<Statistics>,
     /// End of the last frame sent, in the segment's time. The base class knows only of frames it pushes itself.
     pub(super) position: Mutex<Option<gst::ClockTime>>,
     /// Restoring failed before an event: the next frame's flow return tells.
     pub(super) failed: AtomicBool,
     /// Apart from the rest, so that a flush or a state change can end a run.
-    interrupt: Mutex<Option<Arc<Interrupt>>>,
+    pub(super) interrupt: Mutex<Option<Arc<Interrupt>>>,
 }
 
 #[glib::object_subclass]
@@ -203,30 +213,35 @@ impl BaseTransformImpl for DvFaceRestore {
             "warm-up",
             restorer.warm_up().map_err(|error| model::restore_message(&error)),
         )?;
-        let measured = gst::ClockTime::try_from(measured).unwrap_or(gst::ClockTime::MAX);
         self.progress(
             gst::ProgressType::Complete,
             "warm-up",
             &format!(
                 "A window of {} frames takes {:.1} ms",
                 shape.frames(),
-                measured.nseconds() as f64 / 1e6
+                measured.as_secs_f64() * 1e3
             ),
         );
 
         let frame_bytes = restorer.window_bytes() / shape.frames();
-        let stream = Stream::new(shape, frame_bytes)
+        let stream = Stream::new(shape, frame_bytes, measured)
             .map_err(|error| gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("window of frames: {error}")))?;
         let size = (bundle.width(), bundle.height());
         let processing = Some(settings.processing_deadline)
             .filter(|time| !time.is_zero())
-            .unwrap_or(measured);
+            .unwrap_or_else(|| latency::with_margin(gst::ClockTime::try_from(measured).unwrap_or(gst::ClockTime::MAX)));
         *self.latency.lock() = Latency::new(shape.frames() as u64, processing, self.is_disabled());
         *self.statistics.lock() = Statistics::new(provider.name());
         self.failed.store(false, Ordering::SeqCst);
         *self.position.lock() = None;
+        *self.live.lock() = Live::default();
         *self.interrupt.lock() = Some(interrupt);
-        *self.engine.lock() = Some(Box::new(Engine { restorer, stream, size }));
+        *self.engine.lock() = Some(Box::new(Engine {
+            restorer,
+            stream,
+            blocked: Duration::ZERO,
+            size,
+        }));
         let disabled = self.latency.lock().disabled;
         self.obj().set_passthrough(disabled);
         self.obj().notify("active-provider");
@@ -291,6 +306,7 @@ impl BaseTransformImpl for DvFaceRestore {
                     self.forget(&mut engine.stream);
                 }
                 self.latency.lock().cut();
+                self.forget_qos();
                 *self.position.lock() = None;
                 self.failed.store(false, Ordering::SeqCst);
                 if let Some(interrupt) = &*self.interrupt.lock() {
@@ -321,6 +337,11 @@ impl BaseTransformImpl for DvFaceRestore {
         }
     }
 
+    fn src_event(&self, event: gst::Event) -> bool {
+        self.note_upstream_event(&event);
+        self.parent_src_event(event)
+    }
+
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
         match (direction, query.view_mut()) {
             (gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) => {
@@ -329,6 +350,7 @@ impl BaseTransformImpl for DvFaceRestore {
                     return false;
                 }
                 let (live, min, max) = upstream.result();
+                self.note_upstream_latency(live, min);
                 let own = self.latency.lock().total();
                 query.set(live, min.saturating_add(own), max.opt_saturating_add(own));
                 true

@@ -9,7 +9,7 @@ use gst::prelude::*;
 pub struct Latency {
     /// Frames of a window; 0 while no model is loaded.
     window_frames: u64,
-    /// Time for restoring a window.
+    /// Time that is allowed for restoring a window.
     processing: gst::ClockTime,
     /// From the caps; `None` for a variable or unknown rate.
     frame_duration: Option<gst::ClockTime>,
@@ -20,8 +20,13 @@ pub struct Latency {
     pub disabled: bool,
 }
 
-/// A window that takes so much longer than thought changes nothing.
-const SHORTEST_RISE: gst::ClockTime = gst::ClockTime::from_mseconds(10);
+/// What a measured time is given on top of a quarter: a short one varies by more than that.
+const MARGIN: gst::ClockTime = gst::ClockTime::from_mseconds(10);
+
+/// The time that the latency answer allows for a window which took `measured`: runs are not all equally long.
+pub fn with_margin(measured: gst::ClockTime) -> gst::ClockTime {
+    measured.saturating_add(measured / 4).saturating_add(MARGIN)
+}
 
 /// Steps beyond this are gaps in the stream, not a frame rate.
 const LONGEST_STEP: gst::ClockTime = gst::ClockTime::from_seconds(1);
@@ -59,17 +64,19 @@ impl Latency {
         self.last_pts = pts.or(self.last_pts);
     }
 
-    /// Takes how long a window took with everything around the graphs (conversion, waiting for shared sessions), which the
-    /// warm-up does not show. Only what is clearly longer counts: every change makes the pipeline wait anew.
-    pub fn observe_processing(&mut self, elapsed: Duration) {
-        let elapsed = gst::ClockTime::try_from(elapsed).unwrap_or(gst::ClockTime::MAX);
-        let noticeable = self
-            .processing
-            .saturating_add(self.processing / 4)
-            .saturating_add(SHORTEST_RISE);
-        if elapsed > noticeable {
-            self.processing = elapsed;
+    /// Takes how long a window is expected to take with everything around the graphs (conversion, waiting for shared
+    /// sessions), which the warm-up does not show. Nothing changes before the margin is used up, for every change makes the
+    /// pipeline wait anew. Where `is_bounded`, more than the time between two windows is not taken: that cannot be kept up,
+    /// and a longer delay would not help.
+    pub fn expect(&mut self, expected: Duration, stride: u64, is_bounded: bool) {
+        let expected = gst::ClockTime::try_from(expected).unwrap_or(gst::ClockTime::MAX);
+        if expected <= self.processing {
+            return;
         }
+        let processing = with_margin(expected);
+        let between = self.frame().nseconds().checked_mul(stride).filter(|time| *time > 0);
+        let bound = between.filter(|_| is_bounded).map(gst::ClockTime::from_nseconds);
+        self.processing = bound.map_or(processing, |bound| processing.min(bound).max(self.processing));
     }
 
     /// Forgets the last frame's time (flush, new segment).
@@ -77,16 +84,19 @@ impl Latency {
         self.last_pts = None;
     }
 
+    /// Duration of a frame; zero where nothing tells it.
+    pub fn frame(&self) -> gst::ClockTime {
+        self.frame_duration
+            .or(self.longest_step)
+            .unwrap_or(gst::ClockTime::ZERO)
+    }
+
     /// (T - 1) frame durations and the processing of a window; zero while frames pass through.
     pub fn total(&self) -> gst::ClockTime {
         let Some(look_ahead) = self.window_frames.checked_sub(1).filter(|_| !self.disabled) else {
             return gst::ClockTime::ZERO;
         };
-        let frame = self
-            .frame_duration
-            .or(self.longest_step)
-            .unwrap_or(gst::ClockTime::ZERO);
-        frame
+        self.frame()
             .nseconds()
             .checked_mul(look_ahead)
             .map_or(gst::ClockTime::MAX, gst::ClockTime::from_nseconds)
@@ -128,14 +138,28 @@ mod tests {
     }
 
     #[test]
-    fn clearly_longer_windows_count() {
+    fn longer_windows_than_allowed_count() {
         let mut latency = Latency::new(1, milliseconds(100), false);
-        latency.observe_processing(Duration::from_millis(130));
+        latency.expect(Duration::from_millis(100), 1, false);
         assert_eq!(latency.total(), milliseconds(100));
-        latency.observe_processing(Duration::from_millis(150));
-        assert_eq!(latency.total(), milliseconds(150));
-        latency.observe_processing(Duration::from_millis(90));
-        assert_eq!(latency.total(), milliseconds(150));
+        latency.expect(Duration::from_millis(120), 1, false);
+        assert_eq!(latency.total(), milliseconds(160));
+        latency.expect(Duration::from_millis(150), 1, false);
+        assert_eq!(latency.total(), milliseconds(160));
+    }
+
+    #[test]
+    fn no_delay_helps_against_what_cannot_be_kept_up() {
+        let mut latency = Latency::new(1, milliseconds(100), false);
+        latency.set_rate(gst::Fraction::new(25, 1));
+        latency.expect(Duration::from_millis(101), 3, true);
+        assert_eq!(latency.total(), milliseconds(120));
+        latency.expect(Duration::from_millis(500), 3, true);
+        assert_eq!(latency.total(), milliseconds(120));
+        latency.expect(Duration::from_millis(500), 3, false);
+        assert_eq!(latency.total(), milliseconds(635));
+        latency.expect(Duration::from_millis(800), 3, true);
+        assert_eq!(latency.total(), milliseconds(635), "it does not shrink");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod flow;
 mod imp;
 mod latency;
+mod live;
 mod model;
 mod picture;
 mod settings;
@@ -12,7 +13,7 @@ mod stream;
 use gst::glib;
 use gst::prelude::*;
 
-pub use settings::{ProviderChoice, Region};
+pub use settings::{Overload, ProviderChoice, Region};
 
 glib::wrapper! {
     /// Restores degraded face video in windows of some frames.
@@ -26,6 +27,7 @@ glib::wrapper! {
 /// Fails where the name is taken.
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     ProviderChoice::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    Overload::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     Region::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(
         Some(plugin),

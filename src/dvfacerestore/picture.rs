@@ -12,6 +12,8 @@ use gst_video::{
     VideoFrameRef, VideoInfo,
 };
 
+use crate::scene::{Area, Signature};
+
 type ReadFrame<'a> = VideoFrameRef<&'a gst::BufferRef>;
 type WriteFrame<'a> = VideoFrameRef<&'a mut gst::BufferRef>;
 
@@ -26,17 +28,8 @@ pub fn formats() -> impl Iterator<Item = VideoFormat> {
     })
 }
 
-/// Where the picture lies in the bundle's frame, in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rect {
-    pub x: u32,
-    pub y: u32,
-    pub width: u32,
-    pub height: u32,
-}
-
 /// The largest centred rectangle of `width` x `height` pixels that shows the frame of `info` undistorted (letterbox).
-pub fn letterbox(info: &VideoInfo, width: u32, height: u32) -> Rect {
+pub fn letterbox(info: &VideoInfo, width: u32, height: u32) -> Area {
     // Display aspect ratio: of the pixels' number and of their shape.
     let aspect_width = u128::from(info.width()) * info.par().numer().max(1) as u128;
     let aspect_height = u128::from(info.height()) * info.par().denom().max(1) as u128;
@@ -48,7 +41,7 @@ pub fn letterbox(info: &VideoInfo, width: u32, height: u32) -> Rect {
     } else {
         (scaled(aspect_width, box_height, aspect_height, box_width), height)
     };
-    Rect {
+    Area {
         x: (width - fit_width) / 2,
         y: (height - fit_height) / 2,
         width: fit_width,
@@ -78,6 +71,8 @@ type OwnFrame = VideoFrame<gst_video::video_frame::Writable>;
 /// Converts between frames of one caps and packed RGB of a bundle's size.
 pub struct Picture {
     info: VideoInfo,
+    /// Where the picture lies in the bundle's frame.
+    place: Area,
     into_rgb: VideoConverter,
     /// To the frame's size, in its format or the unpacked one.
     from_rgb: VideoConverter,
@@ -121,6 +116,7 @@ impl Picture {
 
         Ok(Self {
             info: info.clone(),
+            place,
             into_rgb,
             from_rgb,
             rgb: new_frame(&rgb)?,
@@ -132,6 +128,11 @@ impl Picture {
 
     pub fn info(&self) -> &VideoInfo {
         &self.info
+    }
+
+    /// The colours of a frame as [`read`](Self::read) gives it, without the borders.
+    pub fn signature(&self, pixels: &[u8]) -> Signature {
+        Signature::of(pixels, self.rgb.width(), self.place)
     }
 
     /// Copies a frame.

@@ -35,6 +35,24 @@ pub enum Region {
     Frame,
 }
 
+/// What happens in live use when the next window cannot be in time, and when a run fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstDvFaceRestoreOverload")]
+#[repr(u32)]
+pub enum Overload {
+    #[default]
+    #[enum_value(
+        name = "Every frame is restored, however late; a run that fails is an error",
+        nick = "block"
+    )]
+    Block,
+    #[enum_value(
+        name = "Live frames that would be late, and frames whose run fails, go on unrestored",
+        nick = "bypass"
+    )]
+    Bypass,
+}
+
 /// Values of the properties.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -48,6 +66,8 @@ pub struct Settings {
     pub overlap_frames: u32,
     pub strength: f64,
     pub region: Region,
+    pub scene_cut: f64,
+    pub overload: Overload,
     pub processing_deadline: gst::ClockTime,
 }
 
@@ -64,6 +84,8 @@ impl Default for Settings {
             overlap_frames: 0,
             strength: 1.0,
             region: Region::default(),
+            scene_cut: 0.0,
+            overload: Overload::default(),
             processing_deadline: gst::ClockTime::ZERO,
         }
     }
@@ -91,6 +113,8 @@ impl Settings {
             "overlap-frames" => self.overlap_frames.to_value(),
             "strength" => self.strength.to_value(),
             "region" => self.region.to_value(),
+            "scene-cut" => self.scene_cut.to_value(),
+            "overload" => self.overload.to_value(),
             "processing-deadline" => self.processing_deadline.nseconds().to_value(),
             _ => unreachable!("{name} is no property of the element"),
         }
@@ -110,6 +134,8 @@ impl Settings {
             "overlap-frames" => self.overlap_frames = value.get().expect(TYPE),
             "strength" => self.strength = value.get().expect(TYPE),
             "region" => self.region = value.get().expect(TYPE),
+            "scene-cut" => self.scene_cut = value.get().expect(TYPE),
+            "overload" => self.overload = value.get().expect(TYPE),
             "processing-deadline" => {
                 self.processing_deadline = gst::ClockTime::from_nseconds(value.get().expect(TYPE));
             }
@@ -203,16 +229,34 @@ pub fn properties() -> &'static [glib::ParamSpec] {
                 .blurb("Which part of a frame is restored")
                 .mutable_ready()
                 .build(),
+            glib::ParamSpecDouble::builder("scene-cut")
+                .nick("Scene cut")
+                .blurb("Change from one frame to the next that is a cut and ends the window (0 = none is, 0.2 suits most)")
+                .minimum(0.0)
+                .maximum(1.0)
+                .default_value(default.scene_cut)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecEnum::builder_with_default("overload", default.overload)
+                .nick("Overload")
+                .blurb("What happens when a live window cannot be in time, and when a run fails")
+                .mutable_playing()
+                .build(),
             glib::ParamSpecUInt64::builder("processing-deadline")
                 .nick("Processing deadline")
-                .blurb("Time for restoring a window that the latency answer allows, in nanoseconds (0 = measured at start)")
+                .blurb(
+                    "Time for restoring a window that the latency answer allows, in nanoseconds (0 = measured, with a margin)",
+                )
                 .maximum(gst::ClockTime::MAX.nseconds())
                 .default_value(default.processing_deadline.nseconds())
                 .mutable_ready()
                 .build(),
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
-                .blurb("Frames in, out, restored and bypassed; windows; milliseconds of each graph; latency; provider")
+                .blurb(
+                    "Frames in, out, restored and bypassed; windows; scene cuts; milliseconds of each graph; latency; \
+                     provider",
+                )
                 .read_only()
                 .build(),
         ]

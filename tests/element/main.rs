@@ -5,15 +5,20 @@
 mod cuts;
 mod downstream;
 mod errors;
+mod failures;
 mod formats;
 mod latency;
 mod order;
+mod overload;
 mod pixels;
 mod process;
 mod properties;
 mod rig;
+mod scenes;
 mod states;
+mod streams;
 mod strength;
+mod twelve;
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;

@@ -6,7 +6,7 @@ use gst::prelude::*;
 use crate::rig::{self, Rig};
 
 /// Name, type, whether it can be changed while playing.
-const PROPERTIES: [(&str, &str, bool); 13] = [
+const PROPERTIES: [(&str, &str, bool); 15] = [
     ("model", "gchararray", false),
     ("provider", "GstDvFaceRestoreProvider", false),
     ("active-provider", "gchararray", false),
@@ -18,6 +18,8 @@ const PROPERTIES: [(&str, &str, bool); 13] = [
     ("overlap-frames", "guint", false),
     ("strength", "gdouble", true),
     ("region", "GstDvFaceRestoreRegion", false),
+    ("scene-cut", "gdouble", true),
+    ("overload", "GstDvFaceRestoreOverload", true),
     ("processing-deadline", "guint64", false),
     ("stats", "GstStructure", false),
 ];
@@ -64,7 +66,7 @@ fn every_property_is_described() {
         );
         assert_eq!(
             flags.contains(gst::PARAM_FLAG_CONTROLLABLE),
-            *playing,
+            spec.name() == "strength",
             "{}",
             spec.name()
         );
@@ -99,6 +101,8 @@ fn defaults_are_those_of_the_specification() {
     }
     assert_eq!(element.property::<String>("model"), "dvface-nano");
     assert_eq!(element.property::<f64>("strength"), 1.0);
+    assert_eq!(element.property::<f64>("scene-cut"), 0.0);
+    assert_eq!(element.property_value("overload").serialize().unwrap(), "block");
     let stats = element.property::<gst::Structure>("stats");
     assert_eq!(stats.get::<&str>("provider").unwrap(), "none");
     assert_eq!(stats.get::<u64>("frames-in").unwrap(), 0);
@@ -122,6 +126,8 @@ fn values_are_kept_and_bounded() {
         ("overlap-frames", "2"),
         ("strength", "0.5"),
         ("region", "frame"),
+        ("scene-cut", "0.25"),
+        ("overload", "bypass"),
         ("processing-deadline", "1000000"),
     ] {
         assert_eq!(set_and_get(name, text), text, "{name}");
@@ -162,8 +168,10 @@ fn what_is_fixed_at_the_start_is_not_changed_later() {
                 "{name} in {state:?}"
             );
         }
-        rig.element.set_property("strength", 0.25);
-        assert_eq!(rig.element.property::<f64>("strength"), 0.25);
+        for (name, text) in [("strength", "0.25"), ("scene-cut", "0.5"), ("overload", "bypass")] {
+            rig.element.set_property_from_str(name, text);
+            assert_eq!(rig.element.property_value(name).serialize().unwrap(), text);
+        }
     }
     rig.element.set_state(gst::State::Ready).unwrap();
     for (name, text) in fixed {
@@ -189,7 +197,7 @@ fn the_statistics_tell_what_was_done() {
         ["frames-in", "frames-out", "windows"].map(|name| stats.get::<u64>(name).unwrap()),
         [12, 8, 2]
     );
-    assert_eq!(names(&stats).len(), 7 + 8);
+    assert_eq!(names(&stats).len(), 8 + 8);
 
     // Of this start, not of the one before.
     rig.element.set_state(gst::State::Ready).unwrap();
