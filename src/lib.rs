@@ -1,15 +1,19 @@
-//! GStreamer plugin `dvface`: restores degraded face video while it streams. The element is [`dvfacerestore`].
+//! GStreamer plugin `dvface`: restores degraded face video while it streams. The element is [`dvfacerestore`]; without the
+//! feature `element` the library runs bundles, and knows nothing of GStreamer.
 
 pub mod bundle;
+#[cfg(feature = "element")]
 pub mod dvfacerestore;
 pub mod restorer;
 pub mod runtime;
 pub mod window;
 
+#[cfg(feature = "element")]
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
     dvfacerestore::register(plugin)
 }
 
+#[cfg(feature = "element")]
 gst::plugin_define!(
     dvface,
     env!("CARGO_PKG_DESCRIPTION"),

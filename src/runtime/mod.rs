@@ -3,6 +3,7 @@
 mod cache;
 mod environment;
 mod library;
+mod log;
 mod provider;
 mod sessions;
 
