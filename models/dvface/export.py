@@ -1,7 +1,9 @@
 """Exports a trained model to a bundle: four ONNX graphs and bundle.toml, each graph checked in ONNX Runtime against
 torch.
 
-    python -m dvface.export nano CHECKPOINT OUT [--dtype f16]
+    python -m dvface.export nano CHECKPOINT OUT [--dtype f16 | --int8 CLIP...]
+
+`--int8` quantises the wide convolutions (quantize.py), for the CPU: clean clips of faces tell their ranges.
 
 CHECKPOINT is one of train_restorer, or `random` for untrained weights. A bundle that differs from torch in f32 is not
 written: OUT then has graphs but no bundle.toml. ONNX Runtime's CPU provider has no bfloat16 kernels, so that a bf16
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import onnx_graph, verify
+from . import onnx_graph, quantize, verify
 from .config import Config, load_config
 from .cost import GraphCost, cost_table, graph_costs
 from .graphs import GRAPHS, build_graph, graph_names, graph_tensors, retyped, run_module, source
@@ -100,6 +102,7 @@ class Exporter:
 
     def __init__(self, model: DVFace, out: Path, frames: Tensor, dtype: str, external_bytes: int):
         self.model, self.out, self.dtype, self.external_bytes = model, out, dtype, external_bytes
+        self.limits = LIMITS[dtype]
         self.hand_over = torch.float16 if dtype == "f16" else torch.float32
         self.lean = model.config.vae.kind == "wan" and frames[..., 0].numel() >= LEAN_PIXELS
         self.torch_values, self.own_values = {"frames": frames}, {"frames": frames}
@@ -107,6 +110,12 @@ class Exporter:
         self.wrong: list[str] = []
         self.log: Callable[[str], None] = lambda line: None
         self.unverified = False
+        self.windows: list[dict[str, Tensor]] = []
+
+    def calibrate_on(self, windows: list[np.ndarray]) -> None:
+        """Has the wide convolutions quantised, with the ranges that they have on windows u8 [T, H, W, 3]."""
+        self.windows = [{"frames": torch.from_numpy(frames)} for frames in windows]
+        self.limits = LIMITS["int8"]
 
     def export(self, name: str) -> None:
         """Writes a graph and checks it; figures out of their limits go into `wrong`."""
@@ -114,6 +123,8 @@ class Exporter:
         inputs = {key: self.torch_values[source(key)] for key in keys}
         expected = self.timed(f"{name}: torch in f32", lambda: self.reference(name, inputs))
         self.timed(f"{name}: export", lambda: self.write(name, inputs, outputs))
+        if self.windows:
+            self.timed(f"{name}: 8-bit convolutions", lambda: self.quantize(name, keys, outputs))
         check = self.check_wiring if self.dtype == "bf16" else self.check
         self.timed(f"{name}: ONNX Runtime", lambda: check(name, inputs, outputs, expected))
         if name != "decoder":
@@ -165,9 +176,22 @@ class Exporter:
         gc.collect()  # the exporter leaves cycles that hold the weights
         self.report.costs[name].bytes = sum(file.stat().st_size for file in graph_files(self.out, name))
 
+    def quantize(self, name: str, keys: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        """Quantises the graph, and has torch in f32 give the calibration's inputs of the graphs behind it."""
+        path = self.out / f"{name}.onnx"
+        feeds = [{key: window[source(key)] for key in keys} for window in self.windows]
+        count = quantize.quantize_graph(path, [quantize.as_feed(feed) for feed in feeds])
+        self.log(f"{name}: {count} convolutions in 8 bits, calibrated on {len(feeds)} windows")
+        self.report.costs[name].bytes = path.stat().st_size
+        if name == "decoder":
+            return
+        module = build_graph(name, self.model)
+        for window, feed in zip(self.windows, feeds, strict=True):
+            window |= zip(outputs, run_module(module, feed.values()), strict=True)
+
     def check(self, name: str, inputs: dict[str, Tensor], outputs: tuple[str, ...], expected: Outputs) -> None:
         """The graph alone, fed with torch's tensors; then in the chain, fed with ONNX Runtime's own."""
-        limits = LIMITS[self.dtype]
+        limits = self.limits
         session = self.session(self.out / f"{name}.onnx")
         found = run_graph(session, as_type(inputs, self.hand_over))
         verify.check_finite(name, "ONNX Runtime", found)
@@ -217,22 +241,30 @@ def export_bundle(
     dtype: str = "f32",
     unverified: bool = False,
     external_bytes: int = onnx_graph.EXTERNAL_BYTES,
+    int8_windows: list[np.ndarray] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Writes the bundle and checks it on `frames` u8 [T, H, W, 3]; `log` gets a line for every step and figure.
 
-    Raises ValueError where the frames are not the config's; ParityError, and leaves no bundle.toml, where ONNX Runtime
+    With `int8_windows`, further frames of that shape, wide convolutions have 8 bits (quantize.py) and the ranges that
+    these frames give; then LIMITS["int8"] holds.
+
+    Raises ValueError where the frames are not the config's, or a type other than f32 is to be quantised; ParityError, and leaves no bundle.toml, where ONNX Runtime
     differs from torch in f32 by more than LIMITS[dtype]; UnsupportedTypeError for bf16 unless `unverified`.
     """
     config = model.config
     shape = (config.window.frames, config.frame.height, config.frame.width, 3)
     if tuple(frames.shape) != shape or frames.dtype != torch.uint8:
         raise ValueError(f"frames: expected torch.uint8 {shape}, found {frames.dtype} {tuple(frames.shape)}")
+    if int8_windows and dtype != "f32":
+        raise ValueError(f"8-bit convolutions: expected the rest in f32, found {dtype}")
     out.mkdir(parents=True, exist_ok=True)
     for file in (out / MANIFEST, *(file for name in GRAPHS for file in graph_files(out, name))):
         file.unlink(missing_ok=True)
     exporter = Exporter(model.eval().requires_grad_(False), out, frames, dtype, external_bytes)
     exporter.log, exporter.unverified = log, unverified
+    if int8_windows:
+        exporter.calibrate_on(int8_windows)
     for name in graph_names(model):
         exporter.export(name)
     if exporter.wrong:
@@ -306,6 +338,9 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path, help="checkpoint of train_restorer, or 'random' for untrained weights")
     parser.add_argument("out", type=Path, help="folder of the bundle")
     parser.add_argument("--dtype", choices=list(DTYPES), default="f32", help="element type of weights and activations")
+    parser.add_argument(
+        "--int8", type=Path, nargs="+", metavar="CLIP", help="clean face clips of the config's size: 8-bit convolutions"
+    )
     parser.add_argument("--unverified", action="store_true", help="write a bundle that cannot be verified (bf16)")
     parser.add_argument(
         "--frames", type=Path, help="u8 .npy [T, H, W, 3] to check with (default: seeded noise, blurred)"
@@ -322,11 +357,18 @@ def main() -> int:
     config = resized(load_config(args.config), args.window, args.size, args.overlap)
     model, description, trained_on = load_model(config, args.checkpoint)
     print(f"{config.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.3f} M parameters, {memory()}", flush=True)
-    frames = torch.from_numpy(np.load(args.frames)) if args.frames else check_frames(config)
+    windows = None
+    if args.int8:
+        size = (config.window.frames, config.frame.height, config.frame.width)
+        windows = quantize.calibration_windows(args.int8, *size)
+    if args.frames:
+        frames = torch.from_numpy(np.load(args.frames))
+    else:
+        frames = torch.from_numpy(windows[-1]) if windows else check_frames(config)
     try:
         report = export_bundle(
             model, args.out, frames, args.version, description, trained_on,
-            license_name=args.license, dtype=args.dtype, unverified=args.unverified,
+            license_name=args.license, dtype=args.dtype, unverified=args.unverified, int8_windows=windows,
             log=lambda line: print(line, flush=True),
         )  # fmt: skip
     except (ParityError, UnsupportedTypeError) as error:

@@ -159,7 +159,16 @@ fn load_graph(
     graph: GraphKind,
     path: &Path,
 ) -> Result<Session, RuntimeError> {
-    session_builder(environment, options, is_lean)?
+    let mut builder = session_builder(environment, options, is_lean)?;
+    if let Some(prefix) = &options.profile {
+        let mut prefix = prefix.clone().into_os_string();
+        prefix.push(format!("-{graph}"));
+        builder = builder.with_profiling(prefix).map_err(|error| RuntimeError::Call {
+            call: "EnableProfiling",
+            reason: error.to_string(),
+        })?;
+    }
+    builder
         .commit_from_file(path)
         .map_err(|error| {
             let reason = error.to_string();
