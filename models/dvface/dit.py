@@ -63,6 +63,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.self_attn = Attention(dim, heads)
+        # A Transformer that is trained from nothing finds out late that a place in other frames is worth looking at.
+        self.self_attn.look_at_own_place(axes=(1, 2))
         self.norm3 = nn.LayerNorm(dim, eps=1e-6)
         self.cross_attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)

@@ -4,7 +4,7 @@ detail. The last layer of every part starts at zero, so that the fused DiT start
 import torch
 from torch import Tensor, nn
 
-from .attention import Attention, rope_axis_pairs
+from .attention import Attention
 from .config import Config
 
 
@@ -48,30 +48,9 @@ class SpatialFusion(nn.Module):
         super().__init__()
         self.attn = Attention(inner_dim, heads, query_dim=code_dim, out_dim=dim)
         zero(self.attn.o)
-        self._look_at_own_place()
-
-    def _look_at_own_place(self) -> None:
-        """Starts the attention close to one's own token: queries and keys begin as one constant, which the rotary
-        positions turn, plus little of the priors.
-
-        From random weights it would start as the mean over all tokens of the window, which says nothing about any of
-        them: no gradient then tells Proj where detail is missing.
-        """
-        heads = self.attn.heads
-        head_dim = self.attn.q.out_features // heads
-        pattern, first = torch.zeros(head_dim // 2), 0
-        for pairs in rope_axis_pairs(head_dim):
-            # An axis's first pairs turn fast enough to tell neighbours apart, and unlike enough not to come round.
-            pattern[first : first + min(3, pairs)] = torch.tensor([1.0, 0.8, 0.6])[:pairs]
-            first += pairs
-        pattern = pattern.repeat_interleave(2)
-        pattern = pattern / pattern.square().mean().sqrt()
-        for layer, norm in ((self.attn.q, self.attn.norm_q), (self.attn.k, self.attn.norm_k)):
-            with torch.no_grad():
-                layer.weight.mul_(0.1)
-                layer.bias.copy_(pattern.repeat(heads))
-                # A fifth of the weight on the own token of 5x16x16; the score grows with the root of the head's size.
-                norm.weight.fill_(2.0 * (32 / head_dim) ** 0.25)
+        # Else it starts as the mean over all tokens of the window, which says nothing about any of them: no gradient
+        # then tells Proj where detail is missing.
+        self.attn.look_at_own_place()
 
     def forward(self, spatial: Tensor, query: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
         return self.attn(query, context=spatial, table=table)

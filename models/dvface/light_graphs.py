@@ -99,10 +99,16 @@ class LightEncoder(nn.Module):
         self.block = encoder.block
         self.mix = nn.Parameter(encoder.mix.weight.detach()[:, :, 0, 0].T.contiguous(), requires_grad=False)
         self.mix_bias = nn.Parameter(encoder.mix.bias.detach(), requires_grad=False)
-        head = encoder.head
-        self.head = nn.Conv2d(head.in_channels, latent_channels, head.kernel_size, padding=head.padding)
-        self.head.weight = nn.Parameter(head.weight.detach()[:latent_channels], requires_grad=False)
-        self.head.bias = nn.Parameter(head.bias.detach()[:latent_channels], requires_grad=False)
+        # The latent's mean, and what the encoder tells the decoder beside it.
+        parts = [(encoder.head, latent_channels)]
+        if getattr(encoder, "context", None) is not None:
+            parts.append((encoder.context, encoder.context.out_channels))
+        self.head = nn.Conv2d(encoder.head.in_channels, sum(count for _, count in parts), 3, padding=1)
+        weight, bias = (
+            torch.cat([getattr(layer, name).detach()[:count] for layer, count in parts]) for name in ("weight", "bias")
+        )
+        self.head.weight = nn.Parameter(weight, requires_grad=False)
+        self.head.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         # The first frame stands alone and fills its group.

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from .config import CONFIG_DIR, check_choice, read_table
 
 PRECISIONS = ("bf16", "f16", "f32")
+OPTIMIZERS = ("adamw", "muon")
 FLOWS = ("raft", "dis")
 MEASURES = ("mse", "rmse")
 TEMPORAL = ("restored", "error")
@@ -165,12 +166,14 @@ class RestorerLoss(Weights):
 class Recipe:
     """What every stage has.
 
-    AdamW: `learning_rate` is reached after `warmup` steps and falls as a cosine to `final_rate` of it; `weight_decay`
-    of matrices and kernels; `clip`: greatest norm of the gradient. `accumulate`: batches of a step. `ema`: decay of the
-    averaged weights, which are what is kept. `every`: steps between two validations.
+    `optimizer`: "adamw", or "muon" for the matrices and kernels of hidden layers, with AdamW for the rest
+    (optimizers.py). `learning_rate` is reached after `warmup` steps and falls as a cosine to `final_rate` of it;
+    `weight_decay` of matrices and kernels; `clip`: greatest norm of the gradient. `accumulate`: batches of a step.
+    `ema`: decay of the averaged weights, which are what is kept. `every`: steps between two validations.
     """
 
     steps: int
+    optimizer: str
     learning_rate: float
     warmup: int
     final_rate: float
@@ -184,6 +187,7 @@ class Recipe:
     mix: Mix
 
     def __post_init__(self):
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("precision", self.precision, PRECISIONS)
         for name in ("steps", "warmup", "accumulate", "every"):
             if getattr(self, name) < 1:

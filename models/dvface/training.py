@@ -22,12 +22,12 @@ from tqdm import tqdm
 from .data import ClipDataset
 from .frames import to_float
 from .model import DVFace
+from .optimizers import optimizers_for
 from .recipe import Phase, Recipe
 from .weights import load_strictly
 
 PARTS = ("vae", "prior", "dit")
 """The parts of a model, which a checkpoint has whole or not at all."""
-BETAS = (0.9, 0.99)
 SCALARS_EVERY = 10
 """Steps between two points of TensorBoard's curves."""
 
@@ -182,20 +182,6 @@ def load_parts(model: DVFace, state: dict[str, Tensor], what: str) -> list[str]:
     return [part for part in absent if part not in unused]
 
 
-def optimizer_for(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; weight decay for matrices and kernels only, not for norms, biases, embeddings and codebook entries."""
-    decayed = {
-        name
-        for name, value in parameters.items()
-        if value.ndim >= 2 and name.endswith("weight") and "codebook" not in name
-    }
-    groups = [
-        {"params": [value for name, value in parameters.items() if (name in decayed) is decay], "weight_decay": amount}
-        for decay, amount in ((True, recipe.weight_decay), (False, 0.0))
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.learning_rate, betas=BETAS)
-
-
 class Trainer:
     """Trains a task over its recipe's schedule, in the folder `run`, resumed where that has a checkpoint.
 
@@ -227,8 +213,8 @@ class Trainer:
         task.to(self.device)
         self.trained = task.trained()
         self.average = {name: value.detach().clone() for name, value in self.trained.items()}
-        self.optimizer = optimizer_for(self.trained, recipe)
-        self.critic_optimizer = optimizer_for(dict(task.critic.named_parameters()), recipe) if task.critic else None
+        self.optimizers = optimizers_for(self.trained, recipe)
+        self.critic_optimizers = optimizers_for(dict(task.critic.named_parameters()), recipe) if task.critic else []
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "f16")
         run.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
@@ -251,10 +237,12 @@ class Trainer:
             for name, value in self.trained.items():
                 value.copy_(training["trained"][name])
                 self.average[name].copy_(training["average"][name])
-        self.optimizer.load_state_dict(training["optimizer"])
-        if self.critic_optimizer:
+        states = list(zip(self.optimizers, training["optimizers"], strict=True))
+        if self.task.critic:
             self.task.critic.load_state_dict(training["critic"])
-            self.critic_optimizer.load_state_dict(training["critic_optimizer"])
+            states += zip(self.critic_optimizers, training["critic_optimizers"], strict=True)
+        for optimizer, state in states:
+            optimizer.load_state_dict(state)
         self.scaler.load_state_dict(training["scaler"])
         self.step, self.seconds = training["step"], training["seconds"]
         torch.set_rng_state(training["rng"])
@@ -275,16 +263,16 @@ class Trainer:
             "helpers": self.task.helpers.state_dict(),
             "trained": {name: value.detach() for name, value in self.trained.items()},
             "average": {name: value.detach() for name, value in self.average.items()},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
-        if self.critic_optimizer:
+        if self.task.critic:
             training["critic"] = self.task.critic.state_dict()
-            training["critic_optimizer"] = self.critic_optimizer.state_dict()
+            training["critic_optimizers"] = [optimizer.state_dict() for optimizer in self.critic_optimizers]
         with self.averaged():
             weights = {"model": self.task.model_state(), **self.task.weights(), **self.about}
             for path, content in (
@@ -361,7 +349,7 @@ class Trainer:
     def _step(self, batches: Batches, rate: float) -> dict[str, float]:
         """One step of the optimizers over `accumulate` batches; the mean terms, unweighted by that."""
         terms: dict[str, float] = {}
-        optimizers = [self.optimizer, *([self.critic_optimizer] if self.critic_optimizer else [])]
+        optimizers = [*self.optimizers, *self.critic_optimizers]
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -30,7 +30,7 @@ def small_config(**fusion: str) -> Config:
         config,
         window=dataclasses.replace(config.window, frames=5, overlap=1),
         frame=dataclasses.replace(config.frame, width=64, height=96),
-        vae=dataclasses.replace(config.vae, width=16, decoder_width=24, decoder_blocks=1, detail_width=8),
+        vae=dataclasses.replace(config.vae, width=16, decoder_width=24, decoder_blocks=1, exchanges=1, detail_width=8),
         prior=dataclasses.replace(config.prior, width=64, layers=1),
         dit=dataclasses.replace(config.dit, layers=1),
         fusion=dataclasses.replace(config.fusion, **fusion),

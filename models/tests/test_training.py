@@ -213,7 +213,7 @@ def test_a_resumed_run_continues_the_curve(stage, cache, runs, tmp_path):
     command(stage, cache, tmp_path / "whole", *more, *init, config=str(config))
     command(stage, cache, tmp_path / "parts", *more, *init, "--pause-at", 4, config=str(config))
     halfway = torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["training"]
-    assert halfway["step"] == 4 and (stage == "restorer" or halfway["critic_optimizer"]["state"])
+    assert halfway["step"] == 4 and (stage == "restorer" or halfway["critic_optimizers"][0]["state"])
     # Lines past the checkpoint, of a run that was killed between two saves, go.
     with (tmp_path / "parts/log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 11, "l1": 1.0}) + "\n")
