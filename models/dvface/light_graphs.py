@@ -131,9 +131,7 @@ class PixelHead(nn.Module):
         super().__init__()
         size = patch // cells
         order = torch.arange(3 * patch * patch).reshape(3, cells, size, cells, size).permute(1, 3, 2, 4, 0).flatten()
-        self.weight = nn.Parameter(
-            LEVELS * head.weight.detach()[order, :, 0, 0].T.contiguous(), requires_grad=False
-        )
+        self.weight = nn.Parameter(LEVELS * head.weight.detach()[order, :, 0, 0].T.contiguous(), requires_grad=False)
         self.bias = nn.Parameter(LEVELS * head.bias.detach()[order], requires_grad=False)
 
 
@@ -175,11 +173,10 @@ class LightDecoder(nn.Module):
         # Channels of the shuffle: channel, row, column of the cell; here the cell comes first.
         order = torch.arange(cells * cells * width).reshape(width, cells * cells).T.flatten()
         self.up = nn.Parameter(detail.up.weight.detach()[order, :, 0, 0].T.contiguous(), requires_grad=False)
-        self.up_bias = nn.Parameter(
-            detail.up.bias.detach()[order] + bias.repeat(cells * cells), requires_grad=False
-        )
-        self.detail_head = PixelHead(detail.head, detail.patch, 1)
-        self.head.bias.add_(self.detail_head.bias.repeat(cells * cells))
+        self.up_bias = nn.Parameter(detail.up.bias.detach()[order] + bias.repeat(cells * cells), requires_grad=False)
+        head = PixelHead(detail.head, detail.patch, 1)
+        self.detail_head = head.weight
+        self.head.bias.add_(head.bias.repeat(cells * cells))
 
     def forward(self, restored_latent: Tensor, degraded_frames: Tensor | None = None) -> Tensor:
         patches = None if degraded_frames is None else cut(degraded_frames, self.patch, self.cells).to(self.dtype)
@@ -193,9 +190,9 @@ class LightDecoder(nn.Module):
             pixels = patches.reshape(t * h * w, -1).float() + self.head.bias.float()
             levels = add_product(pixels, rows, self.head.weight)
             if self.detail is not None:
-                size = self.detail_head.weight.shape[1]
+                size = self.detail_head.shape[1]
                 rows = self.detail_rows(rows, patches)
-                levels = add_product(levels.reshape(-1, size), rows, self.detail_head.weight)
+                levels = add_product(levels.reshape(-1, size), rows, self.detail_head)
         patches = to_bytes(levels.float()).reshape(t, h, w, -1)
         return paste(patches, self.patch, self.cells)
 
