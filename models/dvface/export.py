@@ -11,6 +11,7 @@ bundle cannot be checked like the others; `--dtype bf16` needs `--unverified`, a
 """
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import resource
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import onnx_graph, quantize, verify
+from . import fused_ops, onnx_graph, quantize, verify
 from .config import Config, load_config
 from .cost import GraphCost, cost_table, graph_costs
 from .graphs import GRAPHS, build_graph, graph_names, graph_tensors, retyped, run_module, source
@@ -242,15 +243,17 @@ def export_bundle(
     unverified: bool = False,
     external_bytes: int = onnx_graph.EXTERNAL_BYTES,
     int8_windows: list[np.ndarray] | None = None,
+    plain: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Writes the bundle and checks it on `frames` u8 [T, H, W, 3]; `log` gets a line for every step and figure.
 
     With `int8_windows`, further frames of that shape, wide convolutions have 8 bits (quantize.py) and the ranges that
-    these frames give; then LIMITS["int8"] holds.
+    these frames give; then LIMITS["int8"] holds. `plain`: standard operators only (fused_ops.py).
 
-    Raises ValueError where the frames are not the config's, or a type other than f32 is to be quantised; ParityError, and leaves no bundle.toml, where ONNX Runtime
-    differs from torch in f32 by more than LIMITS[dtype]; UnsupportedTypeError for bf16 unless `unverified`.
+    Raises ValueError where the frames are not the config's, or a type other than f32 is to be quantised; ParityError,
+    and leaves no bundle.toml, where ONNX Runtime differs from torch in f32 by more than the limits;
+    UnsupportedTypeError for bf16 unless `unverified`.
     """
     config = model.config
     shape = (config.window.frames, config.frame.height, config.frame.width, 3)
@@ -265,8 +268,9 @@ def export_bundle(
     exporter.log, exporter.unverified = log, unverified
     if int8_windows:
         exporter.calibrate_on(int8_windows)
-    for name in graph_names(model):
-        exporter.export(name)
+    with fused_ops.switched_off() if plain else contextlib.nullcontext():
+        for name in graph_names(model):
+            exporter.export(name)
     if exporter.wrong:
         raise ParityError(f"ONNX Runtime differs from torch: {', '.join(exporter.wrong)}")
     if not exporter.report.verified:
@@ -341,6 +345,9 @@ def main() -> int:
     parser.add_argument(
         "--int8", type=Path, nargs="+", metavar="CLIP", help="clean face clips of the config's size: 8-bit convolutions"
     )
+    parser.add_argument(
+        "--plain-attention", action="store_true", help="standard operators only: for TensorRT, which knows no other"
+    )
     parser.add_argument("--unverified", action="store_true", help="write a bundle that cannot be verified (bf16)")
     parser.add_argument(
         "--frames", type=Path, help="u8 .npy [T, H, W, 3] to check with (default: seeded noise, blurred)"
@@ -369,6 +376,7 @@ def main() -> int:
         report = export_bundle(
             model, args.out, frames, args.version, description, trained_on,
             license_name=args.license, dtype=args.dtype, unverified=args.unverified, int8_windows=windows,
+            plain=args.plain_attention,
             log=lambda line: print(line, flush=True),
         )  # fmt: skip
     except (ParityError, UnsupportedTypeError) as error:

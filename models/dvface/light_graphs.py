@@ -50,7 +50,8 @@ def patch_weight(weight: Tensor, cells: int) -> Tensor:
 
 
 def cut(frames: Tensor, patch: int, cells: int) -> Tensor:
-    """u8 [T, H, W, 3] to u8 [T, H/p, W/p, 3 p^2]: patches of `cells` x `cells` cells, cell by cell, each by its rows."""
+    """u8 [T, H, W, 3] to u8 [T, H/p, W/p, 3 p^2]: patches of `cells` x `cells` cells, cell by cell, each by
+    its rows."""
     t, height, width, _ = frames.shape
     h, w, size = height // patch, width // patch, patch // cells
     parts = frames.reshape(t, h, cells, size, w, cells, 3 * size)

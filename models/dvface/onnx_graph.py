@@ -64,8 +64,8 @@ def export_graph(
 
 
 def round_in_one_node(graph: ir.Graph) -> None:
-    """Makes a QuantizeLinear of every Clip to 0..255, Round and Cast to u8: the same values (halves to even) in one pass,
-    which ONNX Runtime's CPU provider has vector code for."""
+    """Makes a QuantizeLinear of every Clip to 0..255, Round and Cast to u8: the same values (halves to even) in one
+    pass, which ONNX Runtime's CPU provider has vector code for."""
     for cast in list(graph):
         rounding = cast.inputs[0].producer() if cast.op_type == "Cast" else None
         clip = rounding.inputs[0].producer() if rounding is not None and rounding.op_type == "Round" else None
@@ -83,13 +83,11 @@ def round_in_one_node(graph: ir.Graph) -> None:
             graph.initializers[constant.name] = constant
         quantize = ir.node("QuantizeLinear", [clip.inputs[0], *constants], name=f"{cast.name}_quantize")
         result, new = cast.outputs[0], quantize.outputs[0]
-        new.name, new.shape, new.type = f"{result.name}_bytes", result.shape, result.type
+        new.shape, new.type = result.shape, result.type
         graph.insert_after(cast, quantize)
-        ir.convenience.replace_all_uses_with(result, new)
-        for index, output in enumerate(graph.outputs):
-            if output is result:
-                new.name, result.name = result.name, f"{result.name}_unused"
-                graph.outputs[index] = new
+        ir.convenience.replace_all_uses_with(result, new, replace_graph_outputs=True)
+        # An output of the graph keeps its name.
+        result.name, new.name = f"{result.name}_unrounded", result.name
         graph.remove([cast, rounding, clip], safe=True)
         for bound in clip_bounds:
             if not bound.uses() and bound.name in graph.initializers:

@@ -1,9 +1,9 @@
 """8-bit convolutions for the CPU: the wide 3x3 ones of a graph take and give bytes, all else stays f32.
 
-Those are most of nano's operations, and run four times as fast where the CPU has 8-bit dot products. Weights have a scale a
-channel and 7 bits: CPUs without such products (AVX2) add pairs of products in 16 bits, which 8 would overflow. Activations
-have 8 bits and a range a tensor, the one that the calibration saw. The graph holds QuantizeLinear and DequantizeLinear
-around ordinary convolutions, so that a runtime that knows no 8-bit convolution still runs it, in f32.
+Those are most of nano's operations, and run four times as fast where the CPU has 8-bit dot products. Weights have a
+scale a channel and 7 bits: CPUs without such products (AVX2) add pairs of products in 16 bits, which 8 would overflow.
+Activations have 8 bits and a range a tensor, the one that the calibration saw. The graph holds QuantizeLinear and
+DequantizeLinear around ordinary convolutions, so that a runtime that knows no 8-bit convolution still runs it, in f32.
 """
 
 import logging
@@ -75,8 +75,8 @@ def quantize_graph(path: Path, feeds: Feeds) -> int:
 
 
 def calibration_windows(clips: list[Path], frames: int, height: int, width: int) -> list[np.ndarray]:
-    """The first `frames` frames of clean clips, degraded by every preset, u8 [T, H, W, 3]: ranges must hold for the worst
-    and for the best input.
+    """The first `frames` frames of clean clips, degraded by every preset, u8 [T, H, W, 3]: ranges must hold for the
+    worst and for the best input.
 
     Raises ValueError where a clip is shorter or has another size.
     """
