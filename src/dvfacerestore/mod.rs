@@ -4,7 +4,7 @@ mod flow;
 mod imp;
 mod latency;
 mod model;
-mod picture;
+pub mod picture;
 mod settings;
 mod statistics;
 mod stream;

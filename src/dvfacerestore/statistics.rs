@@ -31,6 +31,7 @@ impl Statistics {
         self.counts.windows += counts.windows;
         self.counts.restored += counts.restored;
         self.counts.bypassed += counts.bypassed;
+        self.counts.converting += counts.converting;
     }
 
     /// Takes the durations of a restorer's runs.
@@ -49,6 +50,7 @@ impl Statistics {
             .field("frames-restored", self.counts.restored)
             .field("frames-bypassed", self.counts.bypassed)
             .field("windows", self.counts.windows)
+            .field("conversion-total-ms", self.counts.converting.as_secs_f64() * 1e3)
             .field("latency", self.latency)
             .field("provider", self.provider.unwrap_or("none"))
             .build();

@@ -1,6 +1,7 @@
 //! The frames and events that an element holds: in order, until their window is restored.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use gst_video::VideoFrameRef;
 
@@ -38,6 +39,8 @@ pub struct Counts {
     pub windows: u64,
     pub restored: u64,
     pub bypassed: u64,
+    /// Time of conversions, both ways.
+    pub converting: Duration,
 }
 
 impl Stream {
@@ -81,7 +84,9 @@ impl Stream {
     }
 
     pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.queue.counts)
+        let mut counts = std::mem::take(&mut self.queue.counts);
+        counts.converting = self.picture.as_mut().map(Picture::take_spent).unwrap_or_default();
+        counts
     }
 
     /// Takes an event that keeps its place among the frames.
