@@ -1,5 +1,5 @@
 # Each target works alone and in any order; what is missing gets installed (apt packages, .venv, ONNX Runtime).
-.PHONY: help build demo test clean
+.PHONY: help build demo test bench clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -11,6 +11,7 @@ help:
 	@echo 'make demo               restores a degraded clip, into demo/'
 	@echo 'make demo INPUT=my.mp4  restores your own file, into demo/'
 	@echo 'make test               formatting, lints, all tests'
+	@echo 'make bench              how fast, beside what the graphs allow; results in docs/bench'
 	@echo 'make clean              removes target/ and what the demo wrote; keeps .venv'
 
 build:
@@ -21,6 +22,9 @@ demo:
 
 test:
 	@scripts/test.sh
+
+bench:
+	@scripts/bench.sh
 
 clean:
 	@scripts/clean.sh

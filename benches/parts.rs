@@ -62,7 +62,9 @@ fn pictures(criterion: &mut Criterion) {
         (VideoFormat::I42010le, 1280, 720),
         (VideoFormat::I420, 3840, 2160),
     ] {
-        let info = VideoInfo::builder(format, width, height).build().expect("a video format");
+        let info = VideoInfo::builder(format, width, height)
+            .build()
+            .expect("a video format");
         let mut picture = Picture::new(&info, SIDE, SIDE).expect("GStreamer converts it");
         let mut buffer = gst::Buffer::from_slice(vec![100; info.size()]);
         let mut seen = vec![0; FRAME_BYTES];

@@ -94,6 +94,14 @@ def in_f32_arithmetic(graph: nn.Module) -> nn.Module:
     return graph
 
 
+def empty_outputs(name: str, model: DVFace, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Zeros of the types and shapes of a graph's outputs, from a run on tensors that have no memory."""
+    with torch.device("meta"):
+        module = build_graph(name, DVFace(model.config).eval())
+    outputs = run_module(module, [value.to("meta") for value in inputs.values()])
+    return [torch.zeros(output.shape, dtype=output.dtype) for output in outputs]
+
+
 class Exporter:
     """Writes and checks one graph after the other; one graph's modules and session at a time are in memory.
 
@@ -110,7 +118,7 @@ class Exporter:
         self.report = Report(costs=graph_costs(model.config))
         self.wrong: list[str] = []
         self.log: Callable[[str], None] = lambda line: None
-        self.unverified = False
+        self.unverified = self.unchecked = False
         self.windows: list[dict[str, Tensor]] = []
 
     def calibrate_on(self, windows: list[np.ndarray]) -> None:
@@ -122,6 +130,10 @@ class Exporter:
         """Writes a graph and checks it; figures out of their limits go into `wrong`."""
         keys, outputs = graph_tensors(name, self.model)
         inputs = {key: self.torch_values[source(key)] for key in keys}
+        if self.unchecked:
+            self.timed(f"{name}: export", lambda: self.write(name, inputs, outputs))
+            self.torch_values |= zip(outputs, empty_outputs(name, self.model, inputs), strict=True)
+            return
         expected = self.timed(f"{name}: torch in f32", lambda: self.reference(name, inputs))
         self.timed(f"{name}: export", lambda: self.write(name, inputs, outputs))
         if self.windows:
@@ -244,12 +256,14 @@ def export_bundle(
     external_bytes: int = onnx_graph.EXTERNAL_BYTES,
     int8_windows: list[np.ndarray] | None = None,
     plain: bool = False,
+    unchecked: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Writes the bundle and checks it on `frames` u8 [T, H, W, 3]; `log` gets a line for every step and figure.
 
     With `int8_windows`, further frames of that shape, wide convolutions have 8 bits (quantize.py) and the ranges that
     these frames give; then LIMITS["int8"] holds. `plain`: standard operators only (fused_ops.py).
+    `unchecked`: nothing is run, and the manifest says so.
 
     Raises ValueError where the frames are not the config's, or a type other than f32 is to be quantised; ParityError,
     and leaves no bundle.toml, where ONNX Runtime differs from torch in f32 by more than the limits;
@@ -266,6 +280,7 @@ def export_bundle(
         file.unlink(missing_ok=True)
     exporter = Exporter(model.eval().requires_grad_(False), out, frames, dtype, external_bytes)
     exporter.log, exporter.unverified = log, unverified
+    exporter.unchecked, exporter.report.verified = unchecked, not unchecked
     if int8_windows:
         exporter.calibrate_on(int8_windows)
     with fused_ops.switched_off() if plain else contextlib.nullcontext():
@@ -348,6 +363,9 @@ def main() -> int:
     parser.add_argument(
         "--plain-attention", action="store_true", help="standard operators only: for TensorRT, which knows no other"
     )
+    parser.add_argument(
+        "--unchecked", action="store_true", help="run nothing: for benches of large models with random weights"
+    )
     parser.add_argument("--unverified", action="store_true", help="write a bundle that cannot be verified (bf16)")
     parser.add_argument(
         "--frames", type=Path, help="u8 .npy [T, H, W, 3] to check with (default: seeded noise, blurred)"
@@ -376,7 +394,7 @@ def main() -> int:
         report = export_bundle(
             model, args.out, frames, args.version, description, trained_on,
             license_name=args.license, dtype=args.dtype, unverified=args.unverified, int8_windows=windows,
-            plain=args.plain_attention,
+            plain=args.plain_attention, unchecked=args.unchecked,
             log=lambda line: print(line, flush=True),
         )  # fmt: skip
     except (ParityError, UnsupportedTypeError) as error:
@@ -385,7 +403,9 @@ def main() -> int:
     print(cost_table(report.costs, config))
     if report.warnings:
         print(f"{len(report.warnings)} warnings of overflow in f16, above")
-    if report.verified:
+    if args.unchecked:
+        print(f"{args.out}: {args.dtype}, UNCHECKED: nothing has run these graphs")
+    elif report.verified:
         print(f"{args.out}: {args.dtype}, verified in ONNX Runtime against torch in f32")
     else:
         print(f"{args.out}: {args.dtype}, UNVERIFIED: ONNX Runtime has run these graphs' twins in f32 only")

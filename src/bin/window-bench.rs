@@ -100,6 +100,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let started = Instant::now();
     let sessions = Arc::new(Sessions::load(&environment, &bundle, &options)?);
     let load = started.elapsed();
+    for notice in sessions.notices() {
+        eprintln!("{notice}");
+    }
     let interrupt = Arc::new(Interrupt::new()?);
     let (width, height) = (bundle.width(), bundle.height());
     let mut restorer = Restorer::new(sessions.clone(), interrupt, shape.frames(), width, height)?;
@@ -212,9 +215,13 @@ fn copies(sessions: &Sessions) -> Result<Value, Box<dyn std::error::Error>> {
             event["args"]["op_name"]
                 .as_str()
                 .is_some_and(|name| name.starts_with("Memcpy"))
-                && event["name"].as_str().is_some_and(|name| name.ends_with("_kernel_time"))
+                && event["name"]
+                    .as_str()
+                    .is_some_and(|name| name.ends_with("_kernel_time"))
         };
-        let count = events.as_array().map_or(0, |events| events.iter().filter(is_copy).count());
+        let count = events
+            .as_array()
+            .map_or(0, |events| events.iter().filter(is_copy).count());
         println!("{kind}: {count} copies between device and host inside the graph ({path})");
         counts.insert(kind.to_string(), count.into());
     }
@@ -223,7 +230,9 @@ fn copies(sessions: &Sessions) -> Result<Value, Box<dyn std::error::Error>> {
 
 /// Bytes that are neither flat nor noise.
 fn test_frames(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|at| ((at / 3 % 509) / 2 + at / 4096 % 7) as u8).collect()
+    (0..bytes)
+        .map(|at| ((at / 3 % 509) / 2 + at / 4096 % 7) as u8)
+        .collect()
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -5,6 +5,7 @@ mod imp;
 mod latency;
 mod model;
 pub mod picture;
+mod progress;
 mod settings;
 mod statistics;
 mod stream;
