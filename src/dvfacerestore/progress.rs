@@ -4,8 +4,6 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gst::subclass::prelude::*;
-
 use super::imp::DvFaceRestore;
 use super::model::{self, Model};
 use super::settings::{ProviderChoice, Settings};

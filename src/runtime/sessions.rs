@@ -62,7 +62,7 @@ impl Sessions {
             let Some(path) = bundle.graph_path(kind) else {
                 continue;
             };
-            let mut load = || load_graph(environment, options, is_lean, kind, path);
+            let load = || load_graph(environment, options, is_lean, kind, path);
             let session = if options.provider == Provider::TensorRt {
                 let (session, notice) = engines::load_or_rebuild(&options.engine_cache, load)?;
                 notices.extend(notice);
