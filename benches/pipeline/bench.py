@@ -176,8 +176,8 @@ def main() -> int:
     text = table(rows)
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
-    head = f"{rows[0]['bundle']} {rows[0]['version']} on {args.machine}, {rows[0]['date']}; median of {args.rounds} rounds."
-    (args.out / "table.md").write_text(f"{head}\n\n{text}\n")
+    what = f"{rows[0]['bundle']} {rows[0]['version']} on {args.machine}, {rows[0]['date']}"
+    (args.out / "table.md").write_text(f"{what}; median of {args.rounds} rounds.\n\n{text}\n")
     append(rows, args.out / "results.csv")
     draw(rows, args.out / "results.png")
     print(f"\nappended to {args.out / 'results.csv'}, drawn to {args.out / 'results.png'}")

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from bench import append, clip_of, draw, measure, table
 from launch import Cost, LaunchError, launch, statistics
 from scaling import TINY, check_flat
@@ -43,7 +44,8 @@ def test_a_line_that_fails_is_an_error_with_its_text(clip):
 def test_the_elements_statistics_are_read():
     log = (
         "0:00:01 INFO dvfacerestore imp.rs:1:stop: statistics: dvfacerestore-stats, frames-in=(guint64)3, "
-        "latency=(guint64)18446744073709551615, provider=(string)cpu, decoder-mean-ms=(double)1.5e-1, windows=(guint64)1;"
+        "latency=(guint64)18446744073709551615, provider=(string)cpu, decoder-mean-ms=(double)1.5e-1, "
+        "windows=(guint64)1;"
     )
     found = statistics(log)
     assert (found["frames-in"], found["decoder-mean-ms"], found["windows"]) == (3, 0.15, 1)
