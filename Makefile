@@ -1,5 +1,5 @@
 # Each target works alone and in any order; what is missing gets installed (apt packages, .venv, ONNX Runtime).
-.PHONY: help build demo test soak fuzz memcheck clean
+.PHONY: help build demo test bench soak fuzz memcheck clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -14,6 +14,7 @@ help:
 	@echo 'make soak               half an hour of random seeks, caps, state and property changes'
 	@echo 'make fuzz               manifests, graphs and window operations, five minutes each (nightly toolchain, cargo-fuzz)'
 	@echo 'make memcheck           element tests in Valgrind'
+	@echo 'make bench              how fast, beside what the graphs allow; results in docs/bench'
 	@echo 'make clean              removes target/ and what the demo wrote; keeps .venv'
 
 build:
@@ -33,6 +34,9 @@ fuzz:
 
 memcheck:
 	@scripts/memcheck.sh
+
+bench:
+	@scripts/bench.sh
 
 clean:
 	@scripts/clean.sh

@@ -10,7 +10,7 @@ scripts/build.sh
 need_rust
 need_component fmt rustfmt
 need_component clippy clippy
-need_python demo dev
+need_python runtime demo dev
 
 python=$PWD/.venv/bin/python
 # Where the tests find ONNX Runtime; a warning of GLib or GStreamer aborts.
@@ -34,10 +34,12 @@ say "ruff"
 # models/ finds its own settings; the rest is told where they are.
 "$python" -m ruff format --check models
 "$python" -m ruff check models
-"$python" -m ruff format --config models/pyproject.toml --check examples tests
-"$python" -m ruff check --config models/pyproject.toml examples tests
+"$python" -m ruff format --config models/pyproject.toml --check examples tests benches
+"$python" -m ruff check --config models/pyproject.toml examples tests benches
 say "pytest models"
 (cd models && "$python" -m pytest -q)
 say "pytest examples/demo"
 (cd examples/demo && PYTHONPATH=../../models "$python" -m pytest -q -p no:cacheprovider)
+say "pytest benches"
+(cd benches/pipeline && PYTHONPATH=../../examples/demo "$python" -m pytest -q -p no:cacheprovider)
 say "all passed"

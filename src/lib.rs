@@ -1,6 +1,8 @@
-//! GStreamer plugin `dvface`: restores degraded face video while it streams. The element is [`dvfacerestore`].
+//! GStreamer plugin `dvface`: restores degraded face video while it streams. The element is [`dvfacerestore`]; without the
+//! feature `element` the library runs bundles, and knows nothing of GStreamer.
 
 pub mod bundle;
+#[cfg(feature = "element")]
 pub mod dvfacerestore;
 pub mod pace;
 pub mod restorer;
@@ -8,10 +10,12 @@ pub mod runtime;
 pub mod scene;
 pub mod window;
 
+#[cfg(feature = "element")]
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
     dvfacerestore::register(plugin)
 }
 
+#[cfg(feature = "element")]
 gst::plugin_define!(
     dvface,
     env!("CARGO_PKG_DESCRIPTION"),

@@ -447,10 +447,8 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
         let bundle = Bundle::open(&dir).unwrap();
         let options = ProviderOptions {
-            provider: Provider::Cpu,
-            device_id: 0,
             threads: 1,
-            engine_cache: PathBuf::new(),
+            ..ProviderOptions::new(Provider::Cpu)
         };
         let sessions = SessionCache::open(&environment, &bundle, &options).unwrap();
         let interrupt = Arc::new(Interrupt::new().unwrap());

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from . import fused_ops
+
 
 def rope_axis_pairs(head_dim: int) -> tuple[int, int, int]:
     """Pairs of channels that turn with time, height, width: Wan's split (22 + 21 + 21 at a head of 128, 6 + 5 + 5 at
@@ -56,6 +58,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.float()
+        if fused_ops.in_use():
+            # The same, as ONNX Runtime's optimiser knows it (SimplifiedLayerNormalization).
+            return (y / torch.sqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
         return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
 
 
@@ -93,6 +98,8 @@ class Attention(nn.Module):
         keys: tuple[Tensor, Tensor] | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
+        if keys is None and fused_ops.in_use():
+            return self._fused(x, x if context is None else context, table)
         q = self._split(self.norm_q(self.q(x)))
         k, v = keys if keys is not None else self.keys_values(x if context is None else context)
         if table is not None:
@@ -100,6 +107,13 @@ class Attention(nn.Module):
         mask = None if bias is None else bias.to(v.dtype)
         x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
         return self.o(x.transpose(1, 2).flatten(2))
+
+    def _fused(self, x: Tensor, context: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
+        """As `forward`, for an export."""
+        q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(context)), self.v(context)
+        if table is not None:
+            q, k = fused_ops.rotary(q, table), fused_ops.rotary(k, table)
+        return self.o(fused_ops.attention(q.to(v.dtype), k.to(v.dtype), v, self.heads))
 
     @torch.no_grad()
     def look_at_own_place(self, axes: tuple[int, ...] = (0, 1, 2)) -> None:

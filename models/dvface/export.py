@@ -1,7 +1,9 @@
 """Exports a trained model to a bundle: four ONNX graphs and bundle.toml, each graph checked in ONNX Runtime against
 torch.
 
-    python -m dvface.export nano CHECKPOINT OUT [--dtype f16]
+    python -m dvface.export nano CHECKPOINT OUT [--dtype f16 | --int8 CLIP...]
+
+`--int8` quantises the wide convolutions (quantize.py), for the CPU: clean clips of faces tell their ranges.
 
 CHECKPOINT is one of train_restorer, or `random` for untrained weights. A bundle that differs from torch in f32 is not
 written: OUT then has graphs but no bundle.toml. ONNX Runtime's CPU provider has no bfloat16 kernels, so that a bf16
@@ -9,6 +11,7 @@ bundle cannot be checked like the others; `--dtype bf16` needs `--unverified`, a
 """
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import resource
@@ -23,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import onnx_graph, verify
+from . import fused_ops, onnx_graph, quantize, verify
 from .config import Config, load_config
 from .cost import GraphCost, cost_table, graph_costs
 from .graphs import GRAPHS, build_graph, graph_names, graph_tensors, retyped, run_module, source
@@ -91,6 +94,14 @@ def in_f32_arithmetic(graph: nn.Module) -> nn.Module:
     return graph
 
 
+def empty_outputs(name: str, model: DVFace, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Zeros of the types and shapes of a graph's outputs, from a run on tensors that have no memory."""
+    with torch.device("meta"):
+        module = build_graph(name, DVFace(model.config).eval())
+    outputs = run_module(module, [value.to("meta") for value in inputs.values()])
+    return [torch.zeros(output.shape, dtype=output.dtype) for output in outputs]
+
+
 class Exporter:
     """Writes and checks one graph after the other; one graph's modules and session at a time are in memory.
 
@@ -100,20 +111,33 @@ class Exporter:
 
     def __init__(self, model: DVFace, out: Path, frames: Tensor, dtype: str, external_bytes: int):
         self.model, self.out, self.dtype, self.external_bytes = model, out, dtype, external_bytes
+        self.limits = LIMITS[dtype]
         self.hand_over = torch.float16 if dtype == "f16" else torch.float32
         self.lean = model.config.vae.kind == "wan" and frames[..., 0].numel() >= LEAN_PIXELS
         self.torch_values, self.own_values = {"frames": frames}, {"frames": frames}
         self.report = Report(costs=graph_costs(model.config))
         self.wrong: list[str] = []
         self.log: Callable[[str], None] = lambda line: None
-        self.unverified = False
+        self.unverified = self.unchecked = False
+        self.windows: list[dict[str, Tensor]] = []
+
+    def calibrate_on(self, windows: list[np.ndarray]) -> None:
+        """Has the wide convolutions quantised, with the ranges that they have on windows u8 [T, H, W, 3]."""
+        self.windows = [{"frames": torch.from_numpy(frames)} for frames in windows]
+        self.limits = LIMITS["int8"]
 
     def export(self, name: str) -> None:
         """Writes a graph and checks it; figures out of their limits go into `wrong`."""
         keys, outputs = graph_tensors(name, self.model)
         inputs = {key: self.torch_values[source(key)] for key in keys}
+        if self.unchecked:
+            self.timed(f"{name}: export", lambda: self.write(name, inputs, outputs))
+            self.torch_values |= zip(outputs, empty_outputs(name, self.model, inputs), strict=True)
+            return
         expected = self.timed(f"{name}: torch in f32", lambda: self.reference(name, inputs))
         self.timed(f"{name}: export", lambda: self.write(name, inputs, outputs))
+        if self.windows:
+            self.timed(f"{name}: 8-bit convolutions", lambda: self.quantize(name, keys, outputs))
         check = self.check_wiring if self.dtype == "bf16" else self.check
         self.timed(f"{name}: ONNX Runtime", lambda: check(name, inputs, outputs, expected))
         if name != "decoder":
@@ -165,9 +189,22 @@ class Exporter:
         gc.collect()  # the exporter leaves cycles that hold the weights
         self.report.costs[name].bytes = sum(file.stat().st_size for file in graph_files(self.out, name))
 
+    def quantize(self, name: str, keys: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        """Quantises the graph, and has torch in f32 give the calibration's inputs of the graphs behind it."""
+        path = self.out / f"{name}.onnx"
+        feeds = [{key: window[source(key)] for key in keys} for window in self.windows]
+        count = quantize.quantize_graph(path, [quantize.as_feed(feed) for feed in feeds])
+        self.log(f"{name}: {count} convolutions in 8 bits, calibrated on {len(feeds)} windows")
+        self.report.costs[name].bytes = path.stat().st_size
+        if name == "decoder":
+            return
+        module = build_graph(name, self.model)
+        for window, feed in zip(self.windows, feeds, strict=True):
+            window |= zip(outputs, run_module(module, feed.values()), strict=True)
+
     def check(self, name: str, inputs: dict[str, Tensor], outputs: tuple[str, ...], expected: Outputs) -> None:
         """The graph alone, fed with torch's tensors; then in the chain, fed with ONNX Runtime's own."""
-        limits = LIMITS[self.dtype]
+        limits = self.limits
         session = self.session(self.out / f"{name}.onnx")
         found = run_graph(session, as_type(inputs, self.hand_over))
         verify.check_finite(name, "ONNX Runtime", found)
@@ -217,24 +254,38 @@ def export_bundle(
     dtype: str = "f32",
     unverified: bool = False,
     external_bytes: int = onnx_graph.EXTERNAL_BYTES,
+    int8_windows: list[np.ndarray] | None = None,
+    plain: bool = False,
+    unchecked: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Writes the bundle and checks it on `frames` u8 [T, H, W, 3]; `log` gets a line for every step and figure.
 
-    Raises ValueError where the frames are not the config's; ParityError, and leaves no bundle.toml, where ONNX Runtime
-    differs from torch in f32 by more than LIMITS[dtype]; UnsupportedTypeError for bf16 unless `unverified`.
+    With `int8_windows`, further frames of that shape, wide convolutions have 8 bits (quantize.py) and the ranges that
+    these frames give; then LIMITS["int8"] holds. `plain`: standard operators only (fused_ops.py).
+    `unchecked`: nothing is run, and the manifest says so.
+
+    Raises ValueError where the frames are not the config's, or a type other than f32 is to be quantised; ParityError,
+    and leaves no bundle.toml, where ONNX Runtime differs from torch in f32 by more than the limits;
+    UnsupportedTypeError for bf16 unless `unverified`.
     """
     config = model.config
     shape = (config.window.frames, config.frame.height, config.frame.width, 3)
     if tuple(frames.shape) != shape or frames.dtype != torch.uint8:
         raise ValueError(f"frames: expected torch.uint8 {shape}, found {frames.dtype} {tuple(frames.shape)}")
+    if int8_windows and dtype != "f32":
+        raise ValueError(f"8-bit convolutions: expected the rest in f32, found {dtype}")
     out.mkdir(parents=True, exist_ok=True)
     for file in (out / MANIFEST, *(file for name in GRAPHS for file in graph_files(out, name))):
         file.unlink(missing_ok=True)
     exporter = Exporter(model.eval().requires_grad_(False), out, frames, dtype, external_bytes)
     exporter.log, exporter.unverified = log, unverified
-    for name in graph_names(model):
-        exporter.export(name)
+    exporter.unchecked, exporter.report.verified = unchecked, not unchecked
+    if int8_windows:
+        exporter.calibrate_on(int8_windows)
+    with fused_ops.switched_off() if plain else contextlib.nullcontext():
+        for name in graph_names(model):
+            exporter.export(name)
     if exporter.wrong:
         raise ParityError(f"ONNX Runtime differs from torch: {', '.join(exporter.wrong)}")
     if not exporter.report.verified:
@@ -306,6 +357,15 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path, help="checkpoint of train_restorer, or 'random' for untrained weights")
     parser.add_argument("out", type=Path, help="folder of the bundle")
     parser.add_argument("--dtype", choices=list(DTYPES), default="f32", help="element type of weights and activations")
+    parser.add_argument(
+        "--int8", type=Path, nargs="+", metavar="CLIP", help="clean face clips of the config's size: 8-bit convolutions"
+    )
+    parser.add_argument(
+        "--plain-attention", action="store_true", help="standard operators only: for TensorRT, which knows no other"
+    )
+    parser.add_argument(
+        "--unchecked", action="store_true", help="run nothing: for benches of large models with random weights"
+    )
     parser.add_argument("--unverified", action="store_true", help="write a bundle that cannot be verified (bf16)")
     parser.add_argument(
         "--frames", type=Path, help="u8 .npy [T, H, W, 3] to check with (default: seeded noise, blurred)"
@@ -322,11 +382,19 @@ def main() -> int:
     config = resized(load_config(args.config), args.window, args.size, args.overlap)
     model, description, trained_on = load_model(config, args.checkpoint)
     print(f"{config.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.3f} M parameters, {memory()}", flush=True)
-    frames = torch.from_numpy(np.load(args.frames)) if args.frames else check_frames(config)
+    windows = None
+    if args.int8:
+        size = (config.window.frames, config.frame.height, config.frame.width)
+        windows = quantize.calibration_windows(args.int8, *size)
+    if args.frames:
+        frames = torch.from_numpy(np.load(args.frames))
+    else:
+        frames = torch.from_numpy(windows[-1]) if windows else check_frames(config)
     try:
         report = export_bundle(
             model, args.out, frames, args.version, description, trained_on,
-            license_name=args.license, dtype=args.dtype, unverified=args.unverified,
+            license_name=args.license, dtype=args.dtype, unverified=args.unverified, int8_windows=windows,
+            plain=args.plain_attention, unchecked=args.unchecked,
             log=lambda line: print(line, flush=True),
         )  # fmt: skip
     except (ParityError, UnsupportedTypeError) as error:
@@ -335,7 +403,9 @@ def main() -> int:
     print(cost_table(report.costs, config))
     if report.warnings:
         print(f"{len(report.warnings)} warnings of overflow in f16, above")
-    if report.verified:
+    if args.unchecked:
+        print(f"{args.out}: {args.dtype}, UNCHECKED: nothing has run these graphs")
+    elif report.verified:
         print(f"{args.out}: {args.dtype}, verified in ONNX Runtime against torch in f32")
     else:
         print(f"{args.out}: {args.dtype}, UNVERIFIED: ONNX Runtime has run these graphs' twins in f32 only")

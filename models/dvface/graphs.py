@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .light_graphs import BytePatches, LightDecoder, LightEncoder, to_bytes
 from .model import DVFace
+from .prior import PatchEncoder
 from .vae import PatchConv
 
 GRAPHS = ("encoder", "prior", "dit", "decoder")
@@ -55,22 +57,16 @@ def planes(frames: Tensor) -> Tensor:
 
 
 class EncoderGraph(nn.Module):
-    """frames u8 [T, H, W, 3] to latent [1, C, t, h, w]."""
+    """frames u8 [T, H, W, 3] to latent [1, C, t, h, w], for Wan's VAE."""
 
     def __init__(self, model: DVFace, dtype: torch.dtype = torch.float32):
         super().__init__()
-        vae = retyped(without(model.vae, "decoder"))
-        # Wan's first convolution pads with zeros, which are mid-grey: its scaling cannot go into its weights.
-        self.takes_bytes = model.config.vae.kind == "light"
-        if self.takes_bytes:
-            vae.encoder.stem = bytes_in(vae.encoder.stem)
         self.dtype = dtype
-        self.vae = retyped(vae, dtype)
+        self.vae = retyped(without(model.vae, "decoder"), dtype)
 
     def forward(self, frames: Tensor) -> Tensor:
-        if self.takes_bytes:
-            return self.vae.encode(planes(frames).to(self.dtype))
-        # In f32: f16 would round every grey level by up to a sixteenth of its step.
+        # In f32: f16 would round every grey level by up to a sixteenth of its step. Not in the weights: the first
+        # convolution pads with zeros, which are mid-grey.
         return self.vae.encode((planes(frames).float() / 127.5 - 1.0).to(self.dtype))
 
 
@@ -80,12 +76,14 @@ class PriorGraph(nn.Module):
     def __init__(self, model: DVFace, dtype: torch.dtype = torch.float32):
         super().__init__()
         prior = retyped(model.prior)
-        prior.encoder.stem = bytes_in(prior.encoder.stem)
         self.dtype = dtype
+        # Wide patches are best cut out of the bytes; narrow ones would be moved in runs of six.
+        self.cuts_bytes = isinstance(prior.encoder, PatchEncoder)
+        prior.encoder.stem = BytePatches(prior.encoder.stem, dtype) if self.cuts_bytes else bytes_in(prior.encoder.stem)
         self.prior = retyped(prior, dtype)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        return self.prior(planes(frames).to(self.dtype))
+        return self.prior(frames[None] if self.cuts_bytes else planes(frames).to(self.dtype))
 
 
 class DitGraph(nn.Module):
@@ -118,69 +116,36 @@ class WanDecoderGraph(nn.Module):
         return to_bytes(video.float() * 127.5 + 127.5).permute(0, 2, 3, 1)
 
 
-class PixelHead(nn.Module):
-    """A 1x1 convolution to 3 p^2 channels and the rearrangement of these into pixels, with values in grey levels:
-    features [T, C, h, w] to [T, h p, w p, 3].
+class LightEncoderGraph(nn.Module):
+    """`EncoderGraph` for the light VAE."""
 
-    A matrix product on channels-last features, its outputs ordered so that pixels fall into place in runs of a patch's
-    row: ONNX Runtime moves such runs ten times faster than single values.
-    """
-
-    def __init__(self, head: nn.Conv2d, patch: int, offset: float = 0.0):
+    def __init__(self, model: DVFace, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.patch = patch
-        order = torch.arange(3 * patch * patch).reshape(3, patch, patch).permute(1, 2, 0).flatten()
-        with torch.no_grad():
-            self.weight = nn.Parameter(127.5 * head.weight[order, :, 0, 0].T.contiguous(), requires_grad=False)
-            self.bias = nn.Parameter(127.5 * head.bias[order] + offset, requires_grad=False)
+        vae = model.config.vae
+        self.light = retyped(LightEncoder(retyped(model.vae.encoder), vae.latent_channels, dtype), dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        t, c, h, w = x.shape
-        p = self.patch
-        x = x.reshape(t, c, h * w).transpose(1, 2) @ self.weight + self.bias
-        return x.reshape(t, h, w, p, 3 * p).transpose(2, 3).reshape(t, h * p, w * p, 3)
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.light(frames)
 
 
-class DecoderGraph(nn.Module):
+class LightDecoderGraph(nn.Module):
     """restored_latent, and with a fidelity path degraded_frames u8 [T, H, W, 3], to frames u8 [T, H, W, 3], for the
     light VAE. What is added to the degraded frames, and the last rounding, are in f32."""
 
     def __init__(self, model: DVFace, dtype: torch.dtype = torch.float32):
         super().__init__()
-        decoder = retyped(model.vae.decoder)
-        if model.config.vae.fidelity:
-            head = PixelHead(decoder.residual_head, decoder.patch)
-            decoder.fidelity = bytes_in(decoder.fidelity)
-            if decoder.detail is not None:
-                self.detail_head = retyped(PixelHead(decoder.detail.head, decoder.detail.patch), dtype)
-                decoder.detail.stem = bytes_in(decoder.detail.stem)
-                decoder.detail = without(decoder.detail, "head")
-        else:
-            head = PixelHead(decoder.head, decoder.patch, offset=127.5)
-        self.head = retyped(head, dtype)
-        self.decoder = retyped(without(decoder, "head", "residual_head"), dtype)
+        decoder = LightDecoder(retyped(model.vae.decoder), model.config.vae.fidelity, dtype)
+        self.light = retyped(decoder, dtype)
 
     def forward(self, restored_latent: Tensor, degraded_frames: Tensor | None = None) -> Tensor:
-        frames = None if degraded_frames is None else planes(degraded_frames)
-        features = self.decoder.features(restored_latent, frames)
-        x = self.head(features[0]).float()
-        if degraded_frames is not None:
-            if self.decoder.detail is not None:
-                x = x + self.detail_head(self.decoder.detail(features, frames)[0]).float()
-            x = x + degraded_frames.float()
-        return to_bytes(x)
-
-
-def to_bytes(levels: Tensor) -> Tensor:
-    """Grey levels in f32 to u8, clamped and rounded."""
-    return levels.clamp(0, 255).round().to(torch.uint8)
+        return self.light(restored_latent, degraded_frames)
 
 
 def build_graph(name: str, model: DVFace, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The module of a graph, by its name in a bundle; weights that have the type `dtype` are shared with the model."""
-    kinds = {"encoder": EncoderGraph, "prior": PriorGraph, "dit": DitGraph, "decoder": DecoderGraph}
-    if name == "decoder" and model.config.vae.kind == "wan":
-        return WanDecoderGraph(model, dtype).eval()
+    kinds = {"encoder": EncoderGraph, "prior": PriorGraph, "dit": DitGraph, "decoder": WanDecoderGraph}
+    if model.config.vae.kind == "light":
+        kinds |= {"encoder": LightEncoderGraph, "decoder": LightDecoderGraph}
     return kinds[name](model, dtype).eval()
 
 

@@ -53,6 +53,7 @@ def export_graph(
     for props in (model.metadata_props, model.graph.metadata_props):
         props.clear()
     model.functions.clear()
+    round_in_one_node(model.graph)
     model.ir_version = min(model.ir_version, IR_VERSIONS[opset])
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     data = path.with_name(f"{path.name}.data")
@@ -60,6 +61,37 @@ def export_graph(
     ir.save(model, path, external_data=data.name if size > external_bytes else None)
     onnx.checker.check_model(path, full_check=True)
     return size
+
+
+def round_in_one_node(graph: ir.Graph) -> None:
+    """Makes a QuantizeLinear of every Clip to 0..255, Round and Cast to u8: the same values (halves to even) in one
+    pass, which ONNX Runtime's CPU provider has vector code for."""
+    for cast in list(graph):
+        rounding = cast.inputs[0].producer() if cast.op_type == "Cast" else None
+        clip = rounding.inputs[0].producer() if rounding is not None and rounding.op_type == "Round" else None
+        if clip is None or clip.op_type != "Clip" or cast.outputs[0].dtype != ir.DataType.UINT8:
+            continue
+        bounds = [bound.const_value for bound in clip.inputs[1:]]
+        if any(bound is None for bound in bounds) or [float(bound.numpy()) for bound in bounds] != [0.0, 255.0]:
+            continue
+        clip_bounds = clip.inputs[1:]
+        scale = ir.tensor(np.float32(1.0), name=f"{cast.outputs[0].name}_step")
+        zero = ir.tensor(np.uint8(0), name=f"{cast.outputs[0].name}_zero")
+        constants = [ir.Value(name=value.name, const_value=value, shape=value.shape, type=ir.TensorType(value.dtype))
+                     for value in (scale, zero)]  # fmt: skip
+        for constant in constants:
+            graph.initializers[constant.name] = constant
+        quantize = ir.node("QuantizeLinear", [clip.inputs[0], *constants], name=f"{cast.name}_quantize")
+        result, new = cast.outputs[0], quantize.outputs[0]
+        new.shape, new.type = result.shape, result.type
+        graph.insert_after(cast, quantize)
+        ir.convenience.replace_all_uses_with(result, new, replace_graph_outputs=True)
+        # An output of the graph keeps its name.
+        result.name, new.name = f"{result.name}_unrounded", result.name
+        graph.remove([cast, rounding, clip], safe=True)
+        for bound in clip_bounds:
+            if not bound.uses() and bound.name in graph.initializers:
+                del graph.initializers[bound.name]
 
 
 def open_graph(path: Path, threads: int = 0, lean: bool = False) -> onnxruntime.InferenceSession:

@@ -182,8 +182,11 @@ impl BaseTransformImpl for DvFaceRestore {
             mut restorer,
             interrupt,
             passed_over,
-        } = self.or_progress_error("load", model::load(&settings, self.plugin_dir()))?;
+        } = self.or_progress_error("load", self.load_with_progress(&settings))?;
         let provider = restorer.sessions().provider();
+        for notice in restorer.sessions().notices() {
+            gst::element_imp_warning!(self, gst::ResourceError::Read, ("{notice}"));
+        }
         let device = restorer.sessions().options().device();
         self.progress(
             gst::ProgressType::Complete,
@@ -416,7 +419,7 @@ impl DvFaceRestore {
         statistics
     }
 
-    fn progress(&self, kind: gst::ProgressType, code: &str, text: &str) {
+    pub(super) fn progress(&self, kind: gst::ProgressType, code: &str, text: &str) {
         gst::debug!(CAT, imp = self, "{text}");
         let message = gst::message::Progress::builder(kind, code, text)
             .src(&*self.obj())
@@ -434,7 +437,7 @@ impl DvFaceRestore {
     }
 
     /// Folder of the plugin's file; `None` where it is linked into the application.
-    fn plugin_dir(&self) -> Option<PathBuf> {
+    pub(super) fn plugin_dir(&self) -> Option<PathBuf> {
         let plugin = self.obj().factory()?.plugin()?;
         // GST_PLUGIN_PATH may be relative, and the application may change its folder.
         std::path::absolute(plugin.filename()?.parent()?).ok()

@@ -77,6 +77,8 @@ fn open_sessions(
                 }
                 Provider::Cpu | Provider::Cuda => PathBuf::new(),
             },
+            memory_limit: if provider.is_cuda() { settings.gpu_mem_limit } else { 0 },
+            profile: None,
         };
         SessionCache::open(environment, bundle, &options)
     };

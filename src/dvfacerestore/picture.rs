@@ -5,6 +5,8 @@
 //! from Y'CbCr to RGB and back darkens by three levels), detail finer than the bundle's size stays, 10-bit video keeps its
 //! steps, alpha keeps its values, and a bundle that changes nothing changes no bit.
 
+use std::time::{Duration, Instant};
+
 use gst::glib;
 use gst_video::prelude::*;
 use gst_video::{
@@ -82,6 +84,8 @@ pub struct Picture {
     seen: OwnFrame,
     restored: OwnFrame,
     adder: Adder,
+    /// Time spent since it was last taken.
+    spent: Duration,
 }
 
 impl Picture {
@@ -123,7 +127,13 @@ impl Picture {
             seen: new_frame(&target)?,
             restored: new_frame(&target)?,
             adder,
+            spent: Duration::ZERO,
         })
+    }
+
+    /// The time spent on reading and applying since the last call.
+    pub fn take_spent(&mut self) -> Duration {
+        std::mem::take(&mut self.spent)
     }
 
     pub fn info(&self) -> &VideoInfo {
@@ -157,17 +167,20 @@ impl Picture {
 
     /// Converts and scales a frame to packed RGB [H, W, 3], the borders black.
     pub fn read(&mut self, frame: &ReadFrame<'_>, pixels: &mut [u8]) {
+        let started = Instant::now();
         self.into_rgb.frame_ref(frame, &mut self.rgb.as_mut_video_frame_ref());
         let (row_bytes, stride) = (self.rgb.width() as usize * 3, self.rgb.plane_stride()[0] as usize);
         let data = self.rgb.plane_data(0).expect("RGB has one plane");
         for (row, source) in pixels.chunks_exact_mut(row_bytes).zip(data.chunks(stride)) {
             row.copy_from_slice(&source[..row_bytes]);
         }
+        self.spent += started.elapsed();
     }
 
     /// Adds to `frame`, the original, `strength` (0 to 1) times what the graphs changed: from `seen`, packed RGB
     /// [H, W, 3], to what `draw` writes, likewise.
     pub fn apply(&mut self, frame: &mut WriteFrame<'_>, strength: f64, seen: &[u8], draw: impl FnOnce(&mut [u8])) {
+        let started = Instant::now();
         write_packed(&mut self.rgb, |pixels| pixels.copy_from_slice(seen));
         self.from_rgb
             .frame_ref(&self.rgb.as_video_frame_ref(), &mut self.seen.as_mut_video_frame_ref());
@@ -220,6 +233,7 @@ impl Picture {
                 unpacked.pack.frame_ref(&wide.as_video_frame_ref(), frame);
             }
         }
+        self.spent += started.elapsed();
     }
 }
 

@@ -60,6 +60,7 @@ pub struct Settings {
     pub provider: ProviderChoice,
     pub device_id: u32,
     pub num_threads: u32,
+    pub gpu_mem_limit: u64,
     pub runtime_library: Option<PathBuf>,
     pub engine_cache: Option<PathBuf>,
     pub window_frames: u32,
@@ -78,6 +79,7 @@ impl Default for Settings {
             provider: ProviderChoice::default(),
             device_id: 0,
             num_threads: 0,
+            gpu_mem_limit: 0,
             runtime_library: None,
             engine_cache: None,
             window_frames: 0,
@@ -107,6 +109,7 @@ impl Settings {
             "provider" => self.provider.to_value(),
             "device-id" => self.device_id.to_value(),
             "num-threads" => self.num_threads.to_value(),
+            "gpu-mem-limit" => self.gpu_mem_limit.to_value(),
             "runtime-library" => path_value(self.runtime_library.as_ref()),
             "engine-cache" => path_value(self.engine_cache.as_ref()),
             "window-frames" => self.window_frames.to_value(),
@@ -128,6 +131,7 @@ impl Settings {
             "provider" => self.provider = value.get().expect(TYPE),
             "device-id" => self.device_id = value.get().expect(TYPE),
             "num-threads" => self.num_threads = value.get().expect(TYPE),
+            "gpu-mem-limit" => self.gpu_mem_limit = value.get().expect(TYPE),
             "runtime-library" => self.runtime_library = path(value),
             "engine-cache" => self.engine_cache = path(value),
             "window-frames" => self.window_frames = value.get().expect(TYPE),
@@ -189,6 +193,12 @@ pub fn properties() -> &'static [glib::ParamSpec] {
                 .blurb("CPU threads within an operator (0 = all cores)")
                 .maximum(1024)
                 .default_value(default.num_threads)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt64::builder("gpu-mem-limit")
+                .nick("GPU memory limit")
+                .blurb("Bytes that the CUDA provider's arena of each of the four graphs may take (0 = no limit)")
+                .default_value(default.gpu_mem_limit)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecString::builder("runtime-library")

@@ -32,6 +32,7 @@ impl Statistics {
         self.counts.restored += counts.restored;
         self.counts.bypassed += counts.bypassed;
         self.counts.scene_cuts += counts.scene_cuts;
+        self.counts.converting += counts.converting;
     }
 
     /// Takes the durations of a restorer's runs.
@@ -51,6 +52,7 @@ impl Statistics {
             .field("frames-bypassed", self.counts.bypassed)
             .field("windows", self.counts.windows)
             .field("scene-cuts", self.counts.scene_cuts)
+            .field("conversion-total-ms", self.counts.converting.as_secs_f64() * 1e3)
             .field("latency", self.latency)
             .field("provider", self.provider.unwrap_or("none"))
             .build();

@@ -75,6 +75,8 @@ pub struct Counts {
     pub restored: u64,
     pub bypassed: u64,
     pub scene_cuts: u64,
+    /// Time of conversions, both ways.
+    pub converting: Duration,
 }
 
 impl Stream {
@@ -134,7 +136,9 @@ impl Stream {
     }
 
     pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.queue.counts)
+        let mut counts = std::mem::take(&mut self.queue.counts);
+        counts.converting = self.picture.as_mut().map(Picture::take_spent).unwrap_or_default();
+        counts
     }
 
     /// Takes an event that keeps its place among the frames.

@@ -58,3 +58,44 @@ impl SessionCache {
         Ok(sessions)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::runtime::{self, LibrarySearch, Provider};
+
+    /// The weights are in memory once, whatever the number of elements, and leave it with the last of them.
+    #[test]
+    fn who_agrees_in_all_options_shares_sessions() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let library = LibrarySearch::of_process(None, Some(root.join("target/release"))).find();
+        let environment = runtime::environment(&library.expect("run `make build`, or set ORT_DYLIB_PATH")).unwrap();
+        let bundle = Bundle::open(&root.join("tests/bundles/identity")).unwrap();
+        // Of no other test.
+        let options = ProviderOptions {
+            threads: 3,
+            ..ProviderOptions::new(Provider::Cpu)
+        };
+        let open = |options: &ProviderOptions| SessionCache::open(&environment, &bundle, options).unwrap();
+        let first = open(&options);
+        let together = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| open(&options))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect::<Vec<_>>()
+        });
+        assert!(together.iter().all(|sessions| Arc::ptr_eq(sessions, &first)));
+        let other = open(&ProviderOptions {
+            threads: 2,
+            ..options.clone()
+        });
+        assert!(!Arc::ptr_eq(&other, &first));
+        let held = Arc::downgrade(&first);
+        drop((first, together));
+        assert!(held.upgrade().is_none(), "nobody uses them: they are gone");
+        assert!(held.strong_count() == 0 && Arc::strong_count(&open(&options)) == 1);
+    }
+}

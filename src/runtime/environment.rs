@@ -1,27 +1,13 @@
 //! The one ONNX Runtime environment of a process.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use parking_lot::Mutex;
 
-use super::RuntimeError;
-
-static CAT: LazyLock<gst::DebugCategory> =
-    LazyLock::new(|| gst::DebugCategory::new("onnxruntime", gst::DebugColorFlags::empty(), Some("ONNX Runtime")));
-
-/// What ONNX Runtime has to say belongs to GStreamer's log. By itself it writes to the terminal of the application, at every
-/// run that a flush ends.
-fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
-    match level {
-        LogLevel::Fatal | LogLevel::Error => gst::error!(CAT, "{category} {location}: {message}"),
-        LogLevel::Warning => gst::warning!(CAT, "{category} {location}: {message}"),
-        LogLevel::Info => gst::info!(CAT, "{category} {location}: {message}"),
-        LogLevel::Verbose => gst::trace!(CAT, "{category} {location}: {message}"),
-    }
-}
+use super::{RuntimeError, log};
 
 /// A second environment in one process fails, even after the first is gone, so it stays until the process ends.
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
@@ -50,7 +36,7 @@ pub fn environment(path: &Path) -> Result<Environment, RuntimeError> {
         .map_err(|error| unusable(error.to_string()))?
         .with_name("dvface")
         .with_telemetry(false)
-        .with_logger(Arc::new(log))
+        .with_logger(Arc::new(log::log))
         .build()
         .map_err(|error| unusable(error.to_string()))?;
     // With a logger, the level is that of everything.

@@ -1,8 +1,10 @@
 //! ONNX Runtime: finding and loading the library, execution providers, sessions shared by all elements of a process.
 
 mod cache;
+mod engines;
 mod environment;
 mod library;
+mod log;
 mod provider;
 mod sessions;
 

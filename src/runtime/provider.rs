@@ -43,6 +43,8 @@ impl Provider {
 }
 
 /// A provider with everything that sessions are told about it. Sessions are shared by elements that agree in all of it.
+///
+/// `new` gives what a provider needs; the rest is set where it is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProviderOptions {
     pub provider: Provider,
@@ -52,9 +54,25 @@ pub struct ProviderOptions {
     pub threads: u32,
     /// Folder of TensorRT's engine and timing caches.
     pub engine_cache: PathBuf,
+    /// Bytes that the CUDA provider's arena of each graph may take; 0 for no limit.
+    pub memory_limit: u64,
+    /// Beginning of the paths of ONNX Runtime's profiles, one file a graph; `None` for no profile.
+    pub profile: Option<PathBuf>,
 }
 
 impl ProviderOptions {
+    /// Device 0, all cores, no limit, no profile.
+    pub fn new(provider: Provider) -> Self {
+        Self {
+            provider,
+            device_id: 0,
+            threads: 0,
+            engine_cache: PathBuf::new(),
+            memory_limit: 0,
+            profile: None,
+        }
+    }
+
     /// The device in words, for errors.
     pub fn device(&self) -> String {
         match self.provider {
@@ -67,7 +85,18 @@ impl ProviderOptions {
     /// falls back to the CPU and says nothing.
     pub(super) fn dispatch(&self) -> Vec<ExecutionProviderDispatch> {
         let device = i32::try_from(self.device_id).unwrap_or(i32::MAX);
-        let cuda = || ep::CUDA::default().with_device_id(device).build().error_on_failure();
+        let cuda = || {
+            let mut cuda = ep::CUDA::default()
+                .with_device_id(device)
+                // Tensor cores take channels last; with channels first cuDNN transposes around every convolution.
+                .with_prefer_nhwc(true)
+                // Four sessions share the device: an arena that doubles would claim what the others need.
+                .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+            if self.memory_limit > 0 {
+                cuda = cuda.with_memory_limit(usize::try_from(self.memory_limit).unwrap_or(usize::MAX));
+            }
+            cuda.build().error_on_failure()
+        };
         match self.provider {
             Provider::Cpu => vec![],
             Provider::Cuda => vec![cuda()],

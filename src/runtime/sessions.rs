@@ -10,7 +10,7 @@ use ort::session::{Session, builder::SessionBuilder};
 use ort::value::{Outlet, TensorElementType, ValueType};
 use parking_lot::Mutex;
 
-use super::{Provider, ProviderOptions, RuntimeError, tells_of_memory};
+use super::{Provider, ProviderOptions, RuntimeError, engines, tells_of_memory};
 use crate::bundle::{Bundle, Contract, ElementType, GraphInfo, GraphKind, TensorInfo};
 
 /// Bundles with more bytes than this run on the CPU without arenas. Each of the four sessions has one, which keeps the
@@ -29,6 +29,8 @@ pub struct Sessions {
     graphs: BTreeMap<GraphKind, Graph>,
     contract: Contract,
     options: ProviderOptions,
+    /// What a user should know of the loading: caches that were built again.
+    notices: Vec<String>,
     /// How long a window took in the warm-up, by its length in frames.
     pub(crate) warm_up: Mutex<BTreeMap<usize, Duration>>,
 }
@@ -55,11 +57,19 @@ impl Sessions {
         bundle.verify()?;
         let mut graphs = BTreeMap::new();
         let mut infos = BTreeMap::new();
+        let mut notices = vec![];
         for kind in GraphKind::ALL {
             let Some(path) = bundle.graph_path(kind) else {
                 continue;
             };
-            let session = load_graph(environment, options, is_lean, kind, path)?;
+            let load = || load_graph(environment, options, is_lean, kind, path);
+            let session = if options.provider == Provider::TensorRt {
+                let (session, notice) = engines::load_or_rebuild(&options.engine_cache, load)?;
+                notices.extend(notice);
+                session
+            } else {
+                load()?
+            };
             infos.insert(
                 kind,
                 GraphInfo {
@@ -75,6 +85,7 @@ impl Sessions {
             graphs,
             contract,
             options: options.clone(),
+            notices,
             warm_up: Mutex::default(),
         })
     }
@@ -90,6 +101,11 @@ impl Sessions {
 
     pub fn options(&self) -> &ProviderOptions {
         &self.options
+    }
+
+    /// What a user should know of the loading.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     pub fn provider(&self) -> Provider {
@@ -159,25 +175,32 @@ fn load_graph(
     graph: GraphKind,
     path: &Path,
 ) -> Result<Session, RuntimeError> {
-    session_builder(environment, options, is_lean)?
-        .commit_from_file(path)
-        .map_err(|error| {
-            let reason = error.to_string();
-            if tells_of_memory(&reason) {
-                RuntimeError::OutOfMemory {
-                    device: options.device(),
-                    asked: format!("loading graph {graph} ({}): {reason}", path.display()),
-                }
-            } else if options.provider.is_cuda() && tells_of_gpu(&reason) {
-                unavailable(options, reason)
-            } else {
-                RuntimeError::GraphRefused {
-                    graph,
-                    path: path.into(),
-                    reason,
-                }
+    let mut builder = session_builder(environment, options, is_lean)?;
+    if let Some(prefix) = &options.profile {
+        let mut prefix = prefix.clone().into_os_string();
+        prefix.push(format!("-{graph}"));
+        builder = builder.with_profiling(prefix).map_err(|error| RuntimeError::Call {
+            call: "EnableProfiling",
+            reason: error.to_string(),
+        })?;
+    }
+    builder.commit_from_file(path).map_err(|error| {
+        let reason = error.to_string();
+        if tells_of_memory(&reason) {
+            RuntimeError::OutOfMemory {
+                device: options.device(),
+                asked: format!("loading graph {graph} ({}): {reason}", path.display()),
             }
-        })
+        } else if options.provider.is_cuda() && tells_of_gpu(&reason) {
+            unavailable(options, reason)
+        } else {
+            RuntimeError::GraphRefused {
+                graph,
+                path: path.into(),
+                reason,
+            }
+        }
+    })
 }
 
 fn tensor_info(outlet: &Outlet) -> TensorInfo {

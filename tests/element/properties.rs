@@ -6,12 +6,13 @@ use gst::prelude::*;
 use crate::rig::{self, Rig};
 
 /// Name, type, whether it can be changed while playing.
-const PROPERTIES: [(&str, &str, bool); 15] = [
+const PROPERTIES: [(&str, &str, bool); 16] = [
     ("model", "gchararray", false),
     ("provider", "GstDvFaceRestoreProvider", false),
     ("active-provider", "gchararray", false),
     ("device-id", "guint", false),
     ("num-threads", "guint", false),
+    ("gpu-mem-limit", "guint64", false),
     ("runtime-library", "gchararray", false),
     ("engine-cache", "gchararray", false),
     ("window-frames", "guint", false),
@@ -120,6 +121,7 @@ fn values_are_kept_and_bounded() {
         ("provider", "tensorrt"),
         ("device-id", "3"),
         ("num-threads", "2"),
+        ("gpu-mem-limit", "2000000000"),
         ("runtime-library", "/a/b.so"),
         ("engine-cache", "/cache"),
         ("window-frames", "9"),
@@ -151,6 +153,7 @@ fn what_is_fixed_at_the_start_is_not_changed_later() {
         ("provider", "cuda"),
         ("device-id", "3"),
         ("num-threads", "7"),
+        ("gpu-mem-limit", "7"),
         ("runtime-library", "/other.so"),
         ("engine-cache", "/other"),
         ("window-frames", "9"),

@@ -352,10 +352,8 @@ fn elements_share_their_sessions_and_let_go_of_them() {
     let environment = runtime::environment(&crate::runtime_library()).unwrap();
     let bundle = Bundle::open(crate::bundle("external").as_ref()).unwrap();
     let options = ProviderOptions {
-        provider: Provider::Cpu,
-        device_id: 0,
         threads: 1,
-        engine_cache: std::path::PathBuf::new(),
+        ..ProviderOptions::new(Provider::Cpu)
     };
     let sessions = SessionCache::open(&environment, &bundle, &options).unwrap();
     assert_eq!(Arc::strong_count(&sessions), 1);

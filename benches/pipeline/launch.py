@@ -1,0 +1,162 @@
+"""gst-launch-1.0 with a clip of raw frames, and what it cost: time, CPU time, memory, the element's own statistics."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+READY = "Progress: (warm-up) A window"
+STARTED = "Setting pipeline to PAUSED"
+ENDED = "Got EOS"
+
+
+class LaunchError(RuntimeError):
+    """gst-launch-1.0 failed; the text is its line and what it printed."""
+
+
+@dataclass
+class Clip:
+    """Raw I420 frames in a file, `frames` of them, given out `loops` times."""
+
+    path: Path
+    width: int
+    height: int
+    frames: int
+    loops: int = 1
+
+    @property
+    def count(self) -> int:
+        return self.frames * self.loops
+
+    def source(self) -> str:
+        return (
+            f"multifilesrc location={shlex.quote(str(self.path))} loop=true num-buffers={self.loops} ! "
+            f"rawvideoparse format=i420 width={self.width} height={self.height} framerate=25/1"
+        )
+
+
+@dataclass
+class Cost:
+    """One run. `seconds`: from the end of loading to the end of the stream; `cpu` (s), `memory` (MiB): of the whole
+    process."""
+
+    frames: int
+    seconds: float
+    cpu: float
+    memory: float
+    statistics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def fps(self) -> float:
+        return self.frames / self.seconds
+
+    @property
+    def windows(self) -> float:
+        return self.statistics.get("windows", 0.0)
+
+    @property
+    def graphs_ms(self) -> dict[str, float]:
+        """Mean milliseconds of each graph."""
+        return {name: self.statistics.get(f"{name}-mean-ms", 0.0) for name in ("encoder", "prior", "dit", "decoder")}
+
+    @property
+    def window_ms(self) -> float:
+        """Milliseconds of all that a window takes, end to end."""
+        return self.seconds * 1e3 / max(self.windows, 1.0)
+
+    @property
+    def conversion_ms(self) -> float:
+        """Milliseconds of conversion and paste for the frames of a window."""
+        return self.statistics.get("conversion-total-ms", 0.0) / max(self.windows, 1.0)
+
+    @property
+    def rest_ms(self) -> float:
+        """Milliseconds of a window that are neither graphs nor conversion."""
+        return self.window_ms - sum(self.graphs_ms.values()) - self.conversion_ms
+
+
+def statistics(log: str) -> dict[str, float]:
+    """The numbers of the statistics that the element logs when it stops; the last element's."""
+    lines = [line for line in log.splitlines() if "statistics: dvfacerestore-stats" in line]
+    if not lines:
+        return {}
+    numbers = re.findall(r"([a-z0-9-]+)=\((?:guint64|double)\)([0-9.e+-]+)", lines[-1])
+    return {name: float(value) for name, value in numbers}
+
+
+def launch(clip: Clip, element: str, plugin_path: Path) -> Cost:
+    """Runs the clip through `element`, as fast as it goes, into nothing.
+
+    Raises LaunchError where it fails or loses frames.
+    """
+    # async=false: the stream starts with PLAYING, and the time of the first window counts.
+    line = f"{clip.source()} ! {element} ! fakesink async=false sync=false"
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        env = os.environ | {
+            "GST_PLUGIN_PATH": str(plugin_path), "GST_DEBUG": "dvfacerestore:4", "GST_DEBUG_FILE": str(log),
+            "GST_DEBUG_NO_COLOR": "1",
+        }  # fmt: skip
+        process = subprocess.Popen(
+            ["gst-launch-1.0", *shlex.split(line)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        started = ended = None
+        printed = []
+        for text in process.stdout:
+            now = time.monotonic()
+            printed.append(text)
+            if text.startswith((STARTED, READY)):
+                started = now
+            elif text.startswith(ENDED):
+                ended = now
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        found = statistics(log.read_text(errors="replace") if log.exists() else "")
+    whole = f"gst-launch-1.0 {line}\n{''.join(printed)}"
+    if process.returncode or started is None or ended is None:
+        raise LaunchError(whole)
+    if found and found["frames-out"] != clip.count:
+        raise LaunchError(f"{whole}\n{clip.count} frames in, {found['frames-out']:.0f} out")
+    return Cost(clip.count, ended - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, statistics=found)
+
+
+def first_frame(clip: Clip, element: str, plugin_path: Path) -> float:
+    """Seconds from the start of a process to the first byte of its first frame.
+
+    Raises LaunchError where none comes.
+    """
+    line = f"{clip.source()} ! {element} ! fdsink fd=1 async=false sync=false"
+    env = os.environ | {"GST_PLUGIN_PATH": str(plugin_path)}
+    started = time.monotonic()
+    process = subprocess.Popen(
+        ["gst-launch-1.0", "-q", *shlex.split(line)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    # Messages of the element come before; they are text, a frame of the clip is longer than all of them.
+    got = process.stdout.read(clip.width * clip.height)
+    seconds = time.monotonic() - started
+    os.killpg(process.pid, signal.SIGKILL)
+    _, printed = process.communicate()
+    if len(got) < clip.width * clip.height:
+        raise LaunchError(f"gst-launch-1.0 {line}\n{printed.decode(errors='replace')}")
+    return seconds
+
+
+def write_clip(path: Path, frames: np.ndarray, loops: int = 1) -> Clip:
+    """Writes u8 RGB frames [T, H, W, 3] as raw I420."""
+    import cv2
+
+    count, height, width, _ = frames.shape
+    with path.open("wb") as file:
+        for frame in frames:
+            file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
+    return Clip(path, width, height, count, loops)

@@ -1,0 +1,94 @@
+"""8-bit convolutions for the CPU: the wide 3x3 ones of a graph take and give bytes, all else stays f32.
+
+Those are most of nano's operations, and run four times as fast where the CPU has 8-bit dot products. Weights have a
+scale a channel and 7 bits: CPUs without such products (AVX2) add pairs of products in 16 bits, which 8 would overflow.
+Activations have 8 bits and a range a tensor, the one that the calibration saw. The graph holds QuantizeLinear and
+DequantizeLinear around ordinary convolutions, so that a runtime that knows no 8-bit convolution still runs it, in f32.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from torch import Tensor
+
+from .degradation import PRESETS, Degradation
+from .video import read_video
+
+WIDE = 32
+"""Channels, in and out, from which a convolution is quantised. Narrower ones cost little, and the encoder's last, which
+draws the latent, is one of them."""
+
+Feeds = list[dict[str, np.ndarray]]
+
+
+class Reader(CalibrationDataReader):
+    """Hands a graph's inputs to the calibration, one window after the other."""
+
+    def __init__(self, feeds: Feeds):
+        self.feeds: Iterator[dict[str, np.ndarray]] = iter(feeds)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def wide_convolutions(path: Path) -> list[str]:
+    """Names of the nodes that are quantised."""
+    graph = onnx.load(path).graph
+    shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    names = []
+    for node in graph.node:
+        shape = shapes.get(node.input[1], ()) if node.op_type == "Conv" else ()
+        if shape[2:] == (3, 3) and min(shape[:2]) >= WIDE:
+            names.append(node.name)
+    return names
+
+
+def quantize_graph(path: Path, feeds: Feeds) -> int:
+    """Quantises the wide convolutions of the graph in `path`, calibrated on `feeds`; returns their number.
+
+    `feeds`: a graph's inputs by name, for each window.
+    """
+    names = wide_convolutions(path)
+    if not names:
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, path.name)
+        # It advises a pre-processing that only merges what ONNX Runtime merges when it loads the graph.
+        logging.disable(logging.WARNING)
+        try:
+            quantize_static(
+                path, target, Reader(feeds), quant_format=QuantFormat.QDQ, nodes_to_quantize=names, per_channel=True,
+                reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            )  # fmt: skip
+        finally:
+            logging.disable(logging.NOTSET)
+        model = onnx.load(target)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
+    return len(names)
+
+
+def calibration_windows(clips: list[Path], frames: int, height: int, width: int) -> list[np.ndarray]:
+    """The first `frames` frames of clean clips, degraded by every preset, u8 [T, H, W, 3]: ranges must hold for the
+    worst and for the best input.
+
+    Raises ValueError where a clip is shorter or has another size.
+    """
+    windows = []
+    for index, path in enumerate(clips):
+        clip = read_video(path, 0, frames)
+        if clip.shape != (frames, height, width, 3):
+            raise ValueError(f"{path}: expected {frames} frames of {width}x{height}, found {list(clip.shape)}")
+        windows += [clip, *(Degradation(preset, index)(clip) for preset in PRESETS if preset != "clean")]
+    return windows
+
+
+def as_feed(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Tensors as the calibration takes them."""
+    return {name: value.numpy() for name, value in values.items()}

@@ -1,0 +1,136 @@
+"""What makes graphs fast changes no result: operators of ONNX Runtime's own, rounding in one node, 8-bit
+convolutions."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dvface import export, fused_ops, quantize
+from dvface.attention import Attention, rope_table
+from dvface.config import Config, load_config
+from dvface.export import check_frames, export_bundle
+from dvface.light_graphs import cut, paste, shifted
+from dvface.model import DVFace
+from dvface.onnx_graph import export_graph, open_graph, run_graph
+from dvface.verify import ParityError
+from dvface.video import write_video
+
+
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention(64, 2)
+        self.table = rope_table((2, 4, 4), 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, table=self.table)
+
+
+def operators(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_attention_is_the_same_fused_or_plain(tmp_path, dtype):
+    torch.manual_seed(0)
+    module = SelfAttention().eval()
+    nn.init.normal_(module.attention.norm_q.weight, mean=1.0)
+    x = torch.randn(3, 32, 64)
+    with torch.no_grad():
+        expected = module(x)
+    module = module.to(dtype)
+    found = {}
+    for name in ("fused", "plain"):
+        path = tmp_path / f"{name}.onnx"
+        with fused_ops.switched_off() if name == "plain" else torch.no_grad():
+            export_graph(module, {"x": x.to(dtype)}, ("y",), path)
+        assert ("MultiHeadAttention" in operators(path)) == (name == "fused")
+        assert ("RotaryEmbedding" in operators(path)) == (name == "fused")
+        found[name] = torch.from_numpy(run_graph(open_graph(path, 1), {"x": x.to(dtype)})[0]).float()
+    tolerance = 2e-6 if dtype == torch.float32 else 4e-3
+    for result in found.values():
+        torch.testing.assert_close(result, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_patches_are_cut_and_pasted():
+    frames = torch.randint(0, 256, (2, 16, 24, 3), dtype=torch.uint8)
+    for patch, cells in ((8, 1), (8, 2), (4, 4)):
+        patches = cut(frames, patch, cells)
+        assert patches.shape == (2, 16 // patch, 24 // patch, 3 * patch * patch)
+        torch.testing.assert_close(paste(patches, patch, cells), frames)
+    # The second cell of the first patch begins at column 4.
+    assert cut(frames, 8, 2)[0, 0, 0, 48:51].tolist() == frames[0, 0, 4].tolist()
+
+
+def test_shifts_repeat_the_ends():
+    x = torch.arange(4)[:, None]
+    assert shifted(x, 1).flatten().tolist() == [0, 0, 1, 2]
+    assert shifted(x, -1).flatten().tolist() == [1, 2, 3, 3]
+
+
+class Rounding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(0, 255).round().to(torch.uint8)
+
+
+def test_rounding_is_one_node_and_the_same(tmp_path):
+    x = torch.tensor([[-3.0, -0.5, 0.5, 1.5, 2.5, 254.5, 255.5, 1e9]])
+    export_graph(Rounding(), {"x": x}, ("y",), tmp_path / "round.onnx")
+    assert operators(tmp_path / "round.onnx") == {"QuantizeLinear"}
+    found = run_graph(open_graph(tmp_path / "round.onnx", 1), {"x": x})[0]
+    np.testing.assert_array_equal(found, Rounding()(x).numpy())
+
+
+def small_model() -> DVFace:
+    config = load_config("nano")
+    config: Config = dataclasses.replace(
+        config,
+        window=dataclasses.replace(config.window, frames=5, overlap=1),
+        frame=dataclasses.replace(config.frame, width=64, height=64),
+        prior=dataclasses.replace(config.prior, layers=1),
+        dit=dataclasses.replace(config.dit, layers=1),
+    )
+    model, _, _ = export.load_model(config, Path("random"))
+    return model
+
+
+def test_wide_convolutions_in_8_bits_stay_near(tmp_path):
+    model = small_model()
+    frames = check_frames(model.config)
+    windows = [frames.numpy(), (frames // 2).numpy()]
+    report = export_bundle(model, tmp_path, frames, int8_windows=windows)
+    assert 50 <= report.figures["chain frames PSNR"] < 100
+    nodes = onnx.load(tmp_path / "decoder.onnx").graph.node
+    quantised = [node for node in nodes if node.op_type == "Conv" and node.input[0].endswith("DequantizeLinear_Output")]
+    # Latent block, four blocks, two exchanges, detail.
+    assert len(quantised) == 2 + 8 + 2 + 1
+    assert not quantize.wide_convolutions(tmp_path / "dit.onnx")
+
+
+def test_ranges_that_do_not_hold_are_found(tmp_path):
+    """Calibrated on black frames, the bundle differs too much on others, and is not written."""
+    model = small_model()
+    for layer in (model.vae.decoder.residual_head, model.vae.decoder.detail.head):
+        layer.weight.data.mul_(20.0)
+    black = np.zeros((5, 64, 64, 3), np.uint8)
+    with pytest.raises(ParityError, match="ONNX Runtime differs from torch: .*PSNR"):
+        export_bundle(model, tmp_path, check_frames(model.config), int8_windows=[black])
+    assert not (tmp_path / "bundle.toml").exists()
+
+
+def test_only_f32_is_quantised(tmp_path):
+    model = small_model()
+    frames = check_frames(model.config)
+    with pytest.raises(ValueError, match="expected the rest in f32, found f16"):
+        export_bundle(model, tmp_path, frames, dtype="f16", int8_windows=[frames.numpy()])
+
+
+def test_calibration_wants_the_bundles_frames(tmp_path):
+    write_video(tmp_path / "small.mp4", np.zeros((5, 48, 64, 3), np.uint8), 25)
+    with pytest.raises(ValueError, match="expected 5 frames of 64x64"):
+        quantize.calibration_windows([tmp_path / "small.mp4"], 5, 64, 64)
