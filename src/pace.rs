@@ -33,10 +33,10 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// When the frame of running time `first` must have left. Half a frame is no delay: nobody sees it, and clocks are not that
-    /// exact.
+    /// When the frame of running time `first` must have left. A quarter of a frame is no delay: nobody sees it, and clocks are not
+    /// that exact.
     pub fn limit(&self, first: Duration) -> Duration {
-        first.saturating_add(self.latency).saturating_add(self.frame / 2)
+        first.saturating_add(self.latency).saturating_add(self.frame / 4)
     }
 
     /// How much too late the frame of running time `first` leaves if a run of `takes` starts at `start`; `None` if it is in
@@ -298,12 +298,12 @@ mod tests {
         Duration::from_millis(value)
     }
 
-    /// 25 frames a second, 5 frames a window, 100 ms for a window, a source that is 10 ms late.
+    /// 25 frames a second, 5 frames a window, 120 ms for a window, a source that is 10 ms late.
     fn moment(now: u64) -> Moment {
         Moment {
             now: ms(now),
             upstream: ms(10),
-            latency: ms(10 + 4 * 40 + 100),
+            latency: ms(10 + 4 * 40 + 120),
             frame: ms(40),
             earliest: None,
         }
@@ -314,13 +314,13 @@ mod tests {
         let arrival = moment(0).arrival(ms(1000), 5);
         assert_eq!(arrival, ms(1000 + 160 + 10));
         let lateness = |start, takes| moment(0).lateness(ms(1000), start, ms(takes));
-        assert_eq!(lateness(arrival, 100), None);
-        assert_eq!(lateness(arrival, 120), None, "half a frame is no delay");
-        assert_eq!(lateness(arrival, 121), Some(ms(21)));
-        assert_eq!(lateness(arrival + ms(50), 100), Some(ms(50)));
+        assert_eq!(lateness(arrival, 120), None);
+        assert_eq!(lateness(arrival, 130), None, "a quarter of a frame is no delay");
+        assert_eq!(lateness(arrival, 131), Some(ms(11)));
+        assert_eq!(lateness(arrival + ms(50), 120), Some(ms(50)));
         assert_eq!(moment(5000).arrival(ms(1000), 5), ms(5000), "what waits is there");
         assert_eq!(
-            moment(1180).lateness(ms(1000), ms(0), ms(111)),
+            moment(1180).lateness(ms(1000), ms(0), ms(131)),
             Some(ms(21)),
             "nothing starts before now"
         );
@@ -453,7 +453,7 @@ mod tests {
                 earliest: None,
             };
             let left_at = ms(first + late + eighths * 9);
-            let deadline = ms(first + latency) + ms(frame) / 2;
+            let deadline = ms(first + latency) + ms(frame) / 4;
             prop_assert_eq!(pace.lateness(Some(ms(first)), Some(&moment)).is_none(), left_at <= deadline);
         }
 
