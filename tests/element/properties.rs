@@ -200,7 +200,9 @@ fn the_statistics_tell_what_was_done() {
         ["frames-in", "frames-out", "windows"].map(|name| stats.get::<u64>(name).unwrap()),
         [12, 8, 2]
     );
-    assert_eq!(names(&stats).len(), 8 + 8);
+    let conversion = stats.get::<f64>("conversion-total-ms").unwrap();
+    assert!(conversion > 0.0 && conversion < 60e3, "{conversion}");
+    assert_eq!(names(&stats).len(), 9 + 8);
 
     // Of this start, not of the one before.
     rig.element.set_state(gst::State::Ready).unwrap();
