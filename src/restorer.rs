@@ -453,6 +453,33 @@ mod tests {
             .collect()
     }
 
+    /// Sessions of large bundles, which have no arena.
+    #[test]
+    fn lean_or_not_the_frames_are_the_same() {
+        let mut usual = restorer("external", 5, Place::Host);
+        let bundle = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/external")).unwrap();
+        assert_eq!(bundle.file_bytes(), graph_bytes(bundle.dir()));
+        let environment = runtime::environment(&runtime_library()).unwrap();
+        let sessions = Sessions::load_as(&environment, &bundle, usual.sessions().options(), true).unwrap();
+        let interrupt = Arc::new(Interrupt::new().unwrap());
+        let mut lean = Restorer::new(Arc::new(sessions), interrupt, 5, bundle.width(), bundle.height()).unwrap();
+        lean.warm_up().unwrap();
+        for seed in 0..2 {
+            let window = window(&usual, seed);
+            let (expected, found) = (usual.restore(&window).unwrap(), lean.restore(&window).unwrap());
+            assert!((0..5).all(|slot| expected.frame(slot) == found.frame(slot)), "{seed}");
+        }
+    }
+
+    /// Bytes of all files of a folder but the manifest.
+    fn graph_bytes(dir: &Path) -> u64 {
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+        files
+            .filter(|file| file.file_name() != "bundle.toml")
+            .map(|file| file.metadata().unwrap().len())
+            .sum()
+    }
+
     /// The way of a GPU, with the memory of the CPU: the same frames, and outputs of one run outlive the next.
     #[test]
     fn bound_to_memory_or_not_the_frames_are_the_same() {

@@ -34,7 +34,10 @@ class FrameConfig:
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """The light VAE of `vae.py` (`kind = "light"`)."""
+    """The light VAE of `vae.py` (`kind = "light"`).
+
+    `exchanges`: after how many of the decoder's blocks a frame takes over `exchange_width` channels of each neighbour.
+    """
 
     latent_channels: int
     temporal_stride: int
@@ -42,9 +45,17 @@ class VaeConfig:
     width: int
     decoder_width: int
     decoder_blocks: int
+    exchanges: int
+    exchange_width: int
     fidelity: bool
     detail_width: int = 0
     kind: str = "light"
+
+    def __post_init__(self):
+        if self.exchanges > self.decoder_blocks:
+            raise ValueError(
+                f"vae.exchanges: expected at most vae.decoder_blocks ({self.decoder_blocks}), found {self.exchanges}"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ become clips by a smooth random camera path. `index.jsonl` has one line for each
      "preset": "strong", "seed": 123, "frames": 25, "size": 512, "split": "train", "kind": "video", "person": "v001",
      "source": "faces-train/video/train_v0001.mp4", "start": 0, "psnr": 28.1}
 
-`Degradation(preset, seed)` on the clean array gives the degraded one again. The split is by person, chosen by hash of
+`Degradation(preset, seed)` on the clean array gives the degraded one again. A share of the segments is seen under other
+light (lighting.py), chosen by hash of the segment's id. The split is by person, chosen by hash of
 the person's name, so it is the same on every machine. The nearest manifest.csv at or above a file (columns `file`,
 `split`, `person`) names its person; without one the VFHQ name (`Clip+ID+P0+...`) or the file name does. A file whose
 manifest split is `eval-*` is refused.
@@ -33,7 +34,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dvface.camera import photo_clip
 from dvface.degradation import PRESETS, Degradation
+from dvface.lighting import random_light, relight
 from dvface.video import clip_info, read_video
 
 INDEX = "index.jsonl"
@@ -164,41 +167,6 @@ def _read_image(path: Path) -> np.ndarray:
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def camera_path(frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth random affine matrices, float64 [frames, 2, 3], picture to frame, for a hand-held camera over a photo.
-
-    Zoom .97 to 1.15, turn within 5 degrees, shift within 5 % of the size: a straight drift plus a slow sway, of at most
-    0.8 % of the size and 0.7 degrees a frame.
-    """
-    t = np.arange(frames) / 25.0  # seconds at 25 frames a second
-
-    def wander(amplitude: float, speed: float) -> np.ndarray:
-        sway = amplitude * 0.3 * np.sin(2 * np.pi * rng.uniform(0.3, 1.5) * t + rng.uniform(0, 2 * np.pi))
-        return rng.uniform(-amplitude, amplitude) * 0.7 + rng.uniform(-speed, speed) * t + sway
-
-    def within(limit: float, values: np.ndarray) -> np.ndarray:
-        return limit * np.tanh(values / limit)  # smooth where a clip would stop with a jerk
-
-    zoom = np.exp(0.055 + within(0.085, wander(0.085, 0.10)))
-    angle = within(5.0, wander(4.0, 6.0))
-    shift = within(0.05, np.stack([wander(0.04, 0.08), wander(0.04, 0.08)])) * size
-    centre = (size - 1) / 2
-    matrices = np.stack([cv2.getRotationMatrix2D((centre, centre), angle[i], zoom[i]) for i in range(frames)])
-    matrices[:, :, 2] += shift.T
-    return matrices
-
-
-def photo_clip(photo: np.ndarray, frames: int, seed: int) -> np.ndarray:
-    """A clip uint8 [frames, S, S, 3] of a camera moving over `photo`, uint8 RGB [S, S, 3]; borders are mirrored."""
-    size = photo.shape[0]
-    return np.stack(
-        [
-            cv2.warpAffine(photo, m, (size, size), flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
-            for m in camera_path(frames, size, np.random.default_rng(seed))
-        ]
-    )
-
-
 def _frame_count(source: Source) -> int:
     if source.kind == "frames":
         return len(list(source.path.glob("*.png")))
@@ -222,7 +190,10 @@ def _load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Size of the cache: lengths in frames, sides in pixels, `max_gib` the bound on all arrays together."""
+    """Size of the cache: lengths in frames, sides in pixels, `max_gib` the bound on all arrays together.
+
+    `relit_every`: one segment in so many is seen under other light; 0 for none.
+    """
 
     size: int = 512
     segments: int = 2
@@ -231,10 +202,11 @@ class BuildOptions:
     validation_frames: int = 17
     validation_people: int = 6
     validation_photos: int = 30
-    max_gib: float = 16.0
+    max_gib: float = 20.0
+    relit_every: int = 3
 
 
-_VALIDATION_VARIANTS = (("strong0", "strong"), ("medium0", "medium"), ("light0", "light"))
+_VARIANTS = (("strong0", "strong"), ("medium0", "medium"), ("light0", "light"))
 
 
 @dataclass(frozen=True)
@@ -248,10 +220,23 @@ class Job:
     frames: int
     size: int
     variants: tuple[tuple[str, str], ...]  # (file stem, preset)
+    relit_every: int = 0
 
     @property
     def id(self) -> str:
         return f"{self.source.name}-s{self.segment}"
+
+    @property
+    def is_relit(self) -> bool:
+        """Whether the clean segment is seen under other light."""
+        return self.relit_every > 0 and stable_hash(f"{self.id}/light") % self.relit_every == 0
+
+    def load(self) -> np.ndarray:
+        """The clean segment, u8 RGB [frames, size, size, 3]."""
+        clip = _load_clip(self.source, self.start, self.frames, self.size)
+        if not self.is_relit:
+            return clip
+        return relight(clip, *random_light(np.random.default_rng(self.seed("light"))))
 
     def seed(self, stem: str) -> int:
         return stable_hash(f"{self.id}/{stem}") % 2**53  # exact in JSON readers that use doubles
@@ -287,14 +272,14 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
     short = 0
     for source in sorted(sources, key=lambda s: (stable_hash(s.name), s.name)):
         if source.person in held_out:
-            frames, variants = options.validation_frames, _VALIDATION_VARIANTS
+            frames, variants = options.validation_frames, _VARIANTS
             starts = [0] if source.kind == "photo" else _segment_starts(_frame_count(source), frames, 1)
             short += not starts
             validation += [
                 Job(source, "validation", i, s, frames, options.size, variants) for i, s in enumerate(starts)
             ]
         elif source.kind == "photo":
-            preset = "strong" if stable_hash(f"{source.name}/preset") % 2 else "medium"
+            preset = _VARIANTS[stable_hash(f"{source.name}/preset") % 3][1]
             variants = ((f"{preset}0", preset),)
             photos.append(Job(source, "train", 0, 0, options.photo_frames, options.size, variants))
         else:
@@ -302,10 +287,9 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
             starts = _segment_starts(_frame_count(source), frames, options.segments)
             short += not starts
             for i, start in enumerate(starts):
-                draw = stable_hash(f"{source.name}-s{i}/variants")
-                others = [("strong1", "strong") if draw % 2 else ("medium0", "medium")]
-                if draw // 2 % 3 == 0:
-                    others.append(("light0", "light"))
+                others = [("medium0", "medium"), ("light0", "light")]
+                if stable_hash(f"{source.name}-s{i}/variants") % 2:
+                    others.append(("strong1", "strong"))
                 first.append(Job(source, "train", i, start, frames, options.size, (("strong0", "strong"),)))
                 later.append(Job(source, "train", i, start, frames, options.size, tuple(others)))
     frame_bytes = options.size * options.size * 3
@@ -324,7 +308,8 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
         notes.append(f"{len(photos) - len(kept)} of {len(photos)} photos left out: beyond {options.max_gib} GiB")
     # Clips and photos of the held-out part alternate, so that the first few entries show both.
     validation.sort(key=lambda job: _shuffled(job.id))
-    return validation + first + kept + later, notes
+    jobs = [replace(job, relit_every=options.relit_every) for job in validation + first + kept + later]
+    return jobs, notes
 
 
 def _shuffled(identity: str) -> tuple[int, str]:
@@ -355,7 +340,7 @@ def run_job(job: Job, out: Path) -> list[dict]:
     if clean_path.exists():
         clean = np.load(clean_path)
     else:
-        clean = _load_clip(job.source, job.start, job.frames, job.size)
+        clean = job.load()
         _save(clean_path, clean)
     lines = []
     for stem, preset in job.variants:

@@ -261,7 +261,10 @@ def resized(config: Config, frames: int | None, size: tuple[int, int] | None, ov
 
 
 def load_model(config: Config, checkpoint: Path) -> tuple[DVFace, str, str]:
-    """The model in a checkpoint, its description, and what it was trained on; `random` is seeded untrained weights.
+    """The model in a checkpoint, its description, and what it was trained on.
+
+    `random` is seeded untrained weights, those that start at zero drawn too: a Transformer whose velocity is zero would
+    pass every check, whatever its graph did.
 
     The weights of a large model stay in a file that is mapped into memory: the system takes back the pages of graphs
     that are done.
@@ -272,6 +275,9 @@ def load_model(config: Config, checkpoint: Path) -> tuple[DVFace, str, str]:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         model.load_state_dict(state["model"], assign=True)
         return model, state["description"], state["trained_on"]
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
     if sum(parameter.nbytes for parameter in model.parameters()) > onnx_graph.EXTERNAL_BYTES:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "random.pt")

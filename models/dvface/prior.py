@@ -29,6 +29,11 @@ class Codebook(nn.Module):
         """Entries [..., d] of indices [...]."""
         return F.embedding(indices, self.weight)
 
+    def straight_through(self, logits: Tensor) -> Tensor:
+        """Entries [..., d] of the greatest of logits [..., K], with the gradient of their mean under softmax."""
+        soft = logits.float().softmax(-1) @ self.weight
+        return self(logits.argmax(-1)).detach() + soft - soft.detach()
+
 
 class CodeTransformer(nn.Module):
     """Predicts code indices from latents over all tokens of a window (T_s and T_t of section 3.2).
@@ -214,3 +219,8 @@ class PriorExtractor(nn.Module):
         """Priors (f_s, f_t) of the predicted codes (eq. 6)."""
         spatial, temporal = self.logits(self.latents(frames))
         return self.spatial_codebook(spatial.argmax(-1)), self.temporal_codebook(temporal.argmax(-1))
+
+    def straight_through(self, logits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Priors of code logits (spatial, temporal) as `forward` has them, with a gradient."""
+        spatial, temporal = logits
+        return self.spatial_codebook.straight_through(spatial), self.temporal_codebook.straight_through(temporal)

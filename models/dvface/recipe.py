@@ -12,6 +12,8 @@ from .config import CONFIG_DIR, check_choice, read_table
 PRECISIONS = ("bf16", "f16", "f32")
 FLOWS = ("raft", "dis")
 MEASURES = ("mse", "rmse")
+TEMPORAL = ("restored", "error")
+TUNED = ("restorer", "all")
 RAFT_SIDE = 128
 """Least side in pixels of a frame for RAFT."""
 
@@ -129,8 +131,10 @@ class RestorerLoss(Weights):
 
     `measure` of eq. 13's two errors: "mse" as printed, or "rmse" (`losses.relative_rmse`, `losses.sample_rmse`).
     `worse`: within `rec_pixel` and "rmse", weight of output that is worse than its input.
-    `temp_flow`: optical flow of eq. 15, "raft" or OpenCV's "dis". `temp_from_size`: least crop, in pixels, that has the
-    temporal term.
+    `temp_of`: what eq. 15 holds still along the flow, "restored" frames as printed, or their "error": a blurred picture
+    changes little when it is warped, so the printed term asks for blur as well; an error that stays is no flicker.
+    `temp_flow`: its optical flow, "raft" or OpenCV's "dis". `temp_from_size`: least crop, in pixels, that has the term.
+    `codes`: with `tune = "all"`, cross-entropy of the codes against those of the clean clip before this stage.
     """
 
     measure: str
@@ -141,12 +145,15 @@ class RestorerLoss(Weights):
     ms_ssim: float
     fft: float
     temp: float
+    temp_of: str
     temp_flow: str
     temp_from_size: int
+    codes: float
 
     def __post_init__(self):
         super().__post_init__()
         check_choice("loss.measure", self.measure, MEASURES)
+        check_choice("loss.temp_of", self.temp_of, TEMPORAL)
         check_choice("loss.temp_flow", self.temp_flow, FLOWS)
         if self.temp_flow == "raft" and self.temp_from_size < RAFT_SIDE:
             raise ValueError(
@@ -231,14 +238,22 @@ class PredictionRecipe(Recipe):
 class RestorerRecipe(Recipe):
     """`[train.restorer]`: stage 2.
 
+    `tune`: what is trained, the "restorer" as in the paper (DiT, fusion, decoder), or "all", where VAE encoder and
+    prior extractor learn from the restored frames too; the codebooks stay. Then the latent of the clean clip is that of
+    the encoder before this stage, and the choice of a code passes its gradient straight through.
     `forcing`: share of samples whose decoder sees the true latent, falling to 0 at `forcing_until` of the schedule.
     `checkpointing`: compute the DiT's blocks (and Wan's decoder's) again in the backward pass rather than store them.
     """
 
+    tune: str
     forcing: float
     forcing_until: float
     checkpointing: bool
     loss: RestorerLoss
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("tune", self.tune, TUNED)
 
     @property
     def shares(self) -> tuple[str, ...]:

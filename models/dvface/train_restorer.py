@@ -1,4 +1,5 @@
-"""Trains the restorer (section 3.4, stage 2): DiT, fusion and decoder; VAE encoder and prior extractor stay fixed.
+"""Trains the restorer (section 3.4, stage 2): DiT, fusion and decoder; VAE encoder and prior extractor stay fixed, or
+with `tune = "all"` are trained with them.
 
 python -m dvface.train_restorer nano --cache models/cache --run models/runs/restorer \\
     --init models/runs/prediction/model.pt
@@ -6,8 +7,10 @@ python -m dvface.train_restorer wan-1.3b --cache models/cache --run models/runs/
     --init models/runs/prediction/model.pt --wan-vae Wan2.1_VAE.pth --wan-dit diffusion_pytorch_model.safetensors
 """
 
+import copy
 import functools
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +18,17 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from .flow import flow_by_name
-from .losses import fft_loss, ms_ssim_loss, relative_rmse, sample_rmse, warp_loss
+from .frames import to_u8
+from .graphs import without
+from .losses import code_prediction_loss, fft_loss, ms_ssim_loss, relative_rmse, sample_rmse, warp_loss
+from .metrics import ssim
+from .model import DVFace
 from .perceptual import Lpips
 from .recipe import RestorerRecipe
 from .stage import Stage, run_stage, sheet_row
 from .training import Task, Validation, psnr
 from .wan_vae import ResidualBlock
+from .warp_error import warp_error
 
 PRESETS = ("strong", "medium", "light")
 
@@ -31,20 +39,48 @@ def compute_again(modules: list[nn.Module]) -> None:
         module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
 
 
+class Teacher(nn.Module):
+    """VAE encoder and prior extractor as they were before stage 2: they say what the truth of a clean clip is."""
+
+    def __init__(self, model: DVFace):
+        super().__init__()
+        self.vae = copy.deepcopy(without(model.vae, "decoder"))
+        self.prior = copy.deepcopy(model.prior)
+
+    @torch.no_grad()
+    def codes(self, clean: Tensor) -> list[Tensor]:
+        """Code indices (spatial, temporal) of clean clips, each [B, t, h', w']; empty where there is no prior."""
+        return [] if self.prior is None else [x.argmax(-1) for x in self.prior.logits(self.prior.latents(clean))]
+
+
 class RestorerTask(Task):
-    """Stage 2 (eq. 12 to 15). Figures: gain in PSNR over the degraded input, in dB, by preset; the same with priors of
-    zero (`_noprior`), which tells what the priors are worth; the least gain of a lightly degraded clip."""
+    """Stage 2 (eq. 12 to 15).
+
+    Figures, by preset: `gain`, mean gain in PSNR over the degraded input in dB, and `least`, the least of a clip;
+    `gain_*_noprior` and `gain_*_otherprior`, the same with priors of zero and of another clip, which tell what the
+    priors are worth; `ssim`, mean gain in SSIM; `warp`, E*_warp relative to the clean clips'. `usage_*`: share of a
+    codebook's entries that these clips use.
+    """
 
     name = "restorer"
 
     def __init__(self, stage: Stage):
         model = stage.model
+        self.recipe: RestorerRecipe = stage.recipe
         trained = [model.dit, model.vae.decoder]
         if stage.config.vae.kind == "wan":
             trained.append(model.vae.conv2)  # the decoder's first convolution
-        super().__init__(model, {}, trained)
+        self.teacher = None
+        if self.recipe.tune == "all":
+            self.teacher = Teacher(model)
+            if "teacher" in stage.init:  # the start is a model of this stage already
+                self.teacher.load_state_dict(stage.init["teacher"])
+            trained = [model]
+        super().__init__(model, {"teacher": self.teacher} if self.teacher else {}, trained)
+        if self.teacher and model.prior is not None:
+            for book in (model.prior.spatial_codebook, model.prior.temporal_codebook):
+                book.requires_grad_(False)
         self.stage = stage
-        self.recipe: RestorerRecipe = stage.recipe
         weights = self.recipe.loss
         self.lpips = Lpips("train.restorer.loss.per") if weights.per else None
         self.flow = flow_by_name(weights.temp_flow, "train.restorer.loss.temp_flow") if weights.temp else None
@@ -54,14 +90,29 @@ class RestorerTask(Task):
             compute_again([*model.dit.blocks, *blocks])
 
     def loss(self, clean: Tensor, degraded: Tensor, progress: float) -> dict[str, Tensor]:
-        model = self.model
+        model, codes = self.model, {}
         with torch.no_grad():
-            truth = model.vae.encode(clean).float()
-            latent = model.vae.encode(degraded).float()
-            priors = model.priors(degraded)
+            truth = (self.teacher or model).vae.encode(clean).float()
+        if self.teacher is None:
+            with torch.no_grad():
+                latent, priors = model.vae.encode(degraded).float(), model.priors(degraded)
+        else:
+            latent, priors = model.vae.encode(degraded).float(), (None, None)
+            if model.prior is not None:
+                logits = model.prior.logits(model.prior.latents(degraded))
+                priors = model.prior.straight_through(logits)
+                codes = self.code_terms(logits, clean)
         restored_latent = model.denoise(latent, *priors).float()
         restored = model.decode(self.forced(restored_latent, truth, progress), degraded).float()
-        return self.terms(restored_latent, truth, restored, clean, degraded)
+        return self.terms(restored_latent, truth, restored, clean, degraded) | codes
+
+    def code_terms(self, logits: tuple[Tensor, Tensor], clean: Tensor) -> dict[str, Tensor]:
+        """What keeps codes the clean clip's (eq. 11), weighted, while the restorer asks for what serves it."""
+        weight = self.recipe.loss.codes
+        if not weight:
+            return {}
+        pairs = zip(logits, self.teacher.codes(clean), strict=True)
+        return {"codes": weight * sum(code_prediction_loss(logit, truth) for logit, truth in pairs)}
 
     def forced(self, restored: Tensor, truth: Tensor, progress: float) -> Tensor:
         """What the decoder sees: now and then the true latent, less often as time goes on.
@@ -95,27 +146,49 @@ class RestorerTask(Task):
         if weights.fft:
             terms["fft"] = fft_loss(restored, clean)
         if self.flow is not None and clean.shape[-1] >= weights.temp_from_size:
-            terms["temp"] = warp_loss(restored, clean, self.flow)
+            moving = restored - clean if weights.temp_of == "error" else restored
+            terms["temp"] = warp_loss(moving, clean, self.flow)
         return {name: getattr(weights, name) * term for name, term in terms.items()}
 
     def validate(self) -> Validation:
         model = self.model
-        gains: dict[str, list[float]] = {}
+        values: dict[str, list[float]] = {}
+        used: list[set[int]] = [set(), set()]
         rows = []
-        for clean, degraded, preset in self.stage.validation_clips(PRESETS, limit=6, frames=5):
+
+        def add(name: str, value: float) -> None:
+            values.setdefault(name, []).append(value)
+
+        clips = list(self.stage.validation_clips(PRESETS, limit=6, frames=9))
+        for index, (clean, degraded, preset) in enumerate(clips):
             latent = model.vae.encode(degraded).float()
             priors = model.priors(degraded)
             before = psnr(degraded, clean)
-            none = tuple(None if prior is None else torch.zeros_like(prior) for prior in priors)
-            for name, pair in (("", priors), ("_noprior", none)):
-                if name and model.prior is None:
-                    continue
+            restored = model.decode(model.denoise(latent, *priors), degraded)
+            add(f"gain_{preset}", psnr(restored, clean) - before)
+            truth, found, bad = (to_u8(video[0]).cpu().numpy() for video in (clean, restored, degraded))
+            add(f"ssim_{preset}", ssim(found, truth) - ssim(bad, truth))
+            add(f"warp_{preset}", warp_error(found).value / warp_error(truth).value)
+            if len(values[f"gain_{preset}"]) <= 2:
+                rows.append(sheet_row(degraded, restored, clean))
+            if model.prior is None:
+                continue
+            none = [torch.zeros_like(prior) for prior in priors]
+            for name, pair in (("noprior", none), ("otherprior", model.priors(clips[index - 1][1]))):
                 restored = model.decode(model.denoise(latent, *pair), degraded)
-                gains.setdefault(f"gain_{preset}{name}", []).append(psnr(restored, clean) - before)
-                if not name and len(gains[f"gain_{preset}"]) <= 2:
-                    rows.append(sheet_row(degraded, restored, clean))
-        figures = {name: sum(values) / len(values) for name, values in gains.items()}
-        return Validation(figures | {"least_light": min(gains["gain_light"])}, rows)
+                add(f"gain_{preset}_{name}", psnr(restored, clean) - before)
+            for entries, logits in zip(used, model.prior.logits(model.prior.latents(degraded)), strict=True):
+                entries.update(logits.argmax(-1).flatten().tolist())
+        figures = {name: sum(found) / len(found) for name, found in values.items()}
+        figures |= {f"least_{preset}": min(values[f"gain_{preset}"]) for preset in PRESETS}
+        if model.prior is not None:
+            books = {"spatial": model.prior.spatial_codebook, "temporal": model.prior.temporal_codebook}
+            for entries, (name, book) in zip(used, books.items(), strict=True):
+                figures[f"usage_{name}"] = len(entries) / len(book.weight)
+        return Validation(figures, rows)
+
+    def weights(self) -> dict[str, Any]:
+        return {"teacher": self.teacher.state_dict()} if self.teacher else {}
 
 
 def main(argv: list[str] | None = None) -> int:

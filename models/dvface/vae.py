@@ -2,9 +2,12 @@
 convolutions.
 
 A patch convolution takes frames to one eighth of the resolution at once, and all other convolutions run there, but for
-the decoder's last at a quarter (`Detail`); time is handled by joining frames in the channels. Activations are ReLU and
-there is no normalisation: ONNX Runtime's CPU provider fuses both away.
+the decoder's last at a quarter (`Detail`); time is handled by joining frames in the channels, and in the decoder by
+taking over some channels of the neighbours. Activations are ReLU and there is no normalisation: ONNX Runtime's CPU
+provider fuses both away.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +16,8 @@ from torch.nn import functional as F  # noqa: N812
 from .config import VaeConfig
 from .frames import before_and_after, group_frames, ungroup_frames, with_neighbours
 
-MIX_CHANNELS = 16
-"""Channels that a frame sees of its neighbours in the middle of the decoder."""
 
-
-def per_frame(module: nn.Module, maps: Tensor) -> Tensor:
+def per_frame(module: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
     """Applies a 2-D module to every frame of [B, T, C, h, w]."""
     b, t = maps.shape[:2]
     return module(maps.flatten(0, 1)).unflatten(0, (b, t))
@@ -49,6 +49,37 @@ class PatchConv(nn.Conv2d):
         if not self.training:
             return super().forward(x)
         return F.conv2d(F.pixel_unshuffle(x, self.kernel_size[0]), self.weight.flatten(1)[:, :, None, None], self.bias)
+
+
+class NeighbourPatchConv(PatchConv):
+    """Patch convolution of every frame together with its predecessor and successor, [B, T, C, H, W] to [B, T, out, H/p,
+    W/p]; the ends are repeated.
+
+    Every frame is read once, for all three, and the parts are added where they are small. The same sums as over joined
+    frames take three times the traffic.
+    """
+
+    def __init__(self, channels: int, out: int, patch: int):
+        super().__init__(channels, 3 * out, patch)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        for_next, own, for_previous = per_frame(super().forward, frames).chunk(3, dim=2)
+        return own + before_and_after(for_next)[0] + before_and_after(for_previous)[1]
+
+
+class Exchange(nn.Module):
+    """What every frame of features [B, T, C, h, w] takes over from `width` channels of each neighbour, a 3x3
+    convolution wide. Starts at zero."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.width = width
+        self.conv = nn.Conv2d(2 * width, channels, 3, padding=1)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + per_frame(self.conv, torch.cat(before_and_after(x[:, :, : self.width]), dim=2))
 
 
 class ResBlock(nn.Module):
@@ -134,10 +165,10 @@ class Decoder(nn.Module):
         self.latent_block = ResBlock(width)
         self.expand = nn.Conv2d(width, self.stride * width, 1)
         self.blocks = nn.ModuleList(ResBlock(width) for _ in range(config.decoder_blocks))
-        self.mix = nn.Conv2d(2 * MIX_CHANNELS, width, 1)
+        self.exchanges = nn.ModuleList(Exchange(width, config.exchange_width) for _ in range(config.exchanges))
         self.head = nn.Conv2d(width, cell, 1)
         if config.fidelity:
-            self.fidelity = PatchConv(9, width, config.spatial_stride)
+            self.fidelity = NeighbourPatchConv(3, width, config.spatial_stride)
             self.residual_head = nn.Conv2d(width, cell, 1)
             nn.init.zeros_(self.residual_head.weight)
             nn.init.zeros_(self.residual_head.bias)
@@ -152,15 +183,14 @@ class Decoder(nn.Module):
         x = per_frame(self.expand, per_frame(self.latent_block, x))
         x = ungroup_frames(x, self.stride)
         if frames is not None:
-            x = x + per_frame(self.fidelity, with_neighbours(frames).to(x.dtype))
+            x = x + self.fidelity(frames.to(x.dtype))
         x = x.relu()
         for index, block in enumerate(self.blocks):
             x = per_frame(block, x)
             if index == 0 and frames is not None:
                 x = self.gain(x)
-            if index == len(self.blocks) // 2:
-                before, after = before_and_after(x[:, :, :MIX_CHANNELS])
-                x = x + per_frame(self.mix, torch.cat([before, after], dim=2)).relu()
+            if index < len(self.exchanges):
+                x = self.exchanges[index](x)
         return x
 
     def forward(self, latent: Tensor, frames: Tensor | None = None) -> Tensor:

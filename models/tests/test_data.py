@@ -10,8 +10,10 @@ import pytest
 from skimage import data as pictures
 
 from dvface import data
-from dvface.data import BuildOptions, ClipDataset, EvaluationDataError, build, photo_clip, plan, psnr, read_index, scan
+from dvface.camera import camera_path, photo_clip
+from dvface.data import BuildOptions, ClipDataset, EvaluationDataError, build, plan, psnr, read_index, scan
 from dvface.degradation import Degradation
+from dvface.lighting import LUMA, random_light, relight
 from dvface.video import write_video
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -193,7 +195,9 @@ def test_vfhq_layout(tmp_path):
     sources = scan(tmp_path / "VFHQ")
     assert [source.kind for source in sources] == ["frames"] * 4
     assert {source.person for source in sources} == {"aBc-_1+P0", "aBc-_1+P1", "xyz+P0"}
-    lines = build(sources, tmp_path / "out", BuildOptions(**{**vars(OPTIONS), "segments": 1}), workers=1)
+    lines = build(
+        sources, tmp_path / "out", BuildOptions(**{**vars(OPTIONS), "segments": 1, "relit_every": 0}), workers=1
+    )
     line = next(x for x in lines if x["source"] == names[2])
     clean = np.load(tmp_path / "out" / line["clean"])
     assert np.array_equal(clean, moving(7, 2, side=64)[line["start"] : line["start"] + line["frames"]])
@@ -220,7 +224,7 @@ def test_photo_becomes_a_smooth_clip():
     photo = cv2.resize(pictures.astronaut(), (128, 128), interpolation=cv2.INTER_AREA)
     corners = np.array([[0, 0, 1], [127, 0, 1], [0, 127, 1], [127, 127, 1]], float).T
     for seed in range(20):
-        places = np.stack([m @ corners for m in data.camera_path(17, 128, np.random.default_rng(seed))])
+        places = np.stack([m @ corners for m in camera_path(17, 128, np.random.default_rng(seed))])
         speed = np.diff(places, axis=0)
         assert np.abs(speed).max() < 0.03 * 128  # pixels a frame, at the corners
         assert np.abs(np.diff(speed, axis=0)).max() < 0.01 * 128
@@ -303,3 +307,30 @@ def test_real_evaluation_clips_are_refused_and_training_is_planned():
     assert len(sources) == 885
     held_out = data.split_people(sources, 6, 30)
     assert len(held_out) == 36
+
+
+def test_a_share_of_the_segments_is_seen_under_other_light(folder, tmp_path):
+    sources = scan(folder / "train")
+    lit, natural = (
+        {job.id: job for job in plan(sources, BuildOptions(**{**vars(OPTIONS), "relit_every": n}))[0]} for n in (2, 0)
+    )
+    changed = {name for name, job in lit.items() if not np.array_equal(job.load(), natural[name].load())}
+    assert changed == {name for name, job in lit.items() if job.is_relit}
+    assert 0 < len(changed) < len(lit)
+    assert np.array_equal(lit[min(changed)].load(), lit[min(changed)].load())
+
+
+def test_light_keeps_grey_grey_and_frames_alike():
+    clip = np.repeat(moving(1, 3), 2, axis=0)
+    same = relight(clip, np.float32([1, 1, 1]), 1.0, 1.0)
+    gain = 0.8 ** (1 / 2.2)
+    assert np.abs(same - gain * clip.astype(np.float32)).max() <= 0.51
+    grey = relight(clip, np.float32([1, 1, 1]), 0.0, 1.0)
+    assert np.ptp(grey.astype(int), axis=-1).max() <= 1
+    red = relight(clip, np.float32([1, 0.5, 0.5]), 1.0, 1.0)
+    assert (red[0] == red[1]).all() and red[..., 0].mean() > red[..., 1].mean() + 20
+    for seed in range(50):
+        tint, saturation, exposure = random_light(np.random.default_rng(seed))
+        assert tint.max() == 1 and tint.min() >= 0.25 and 0.4 <= saturation <= 2.2 and 0.7 <= exposure <= 1.43
+        brightness = [float((frames @ LUMA).mean()) for frames in (relight(clip, tint, 1.0, 1.0), clip)]
+        assert 0.5 < brightness[0] / brightness[1] < 1.5

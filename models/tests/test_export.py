@@ -282,6 +282,17 @@ def test_frames_of_another_size_are_an_error(tmp_path, frames):
         export.export_bundle(lively_model(), tmp_path, frames[:, :64])
 
 
+def test_random_weights_leave_no_part_without_effect(tmp_path, monkeypatch):
+    """Whether the weights lie in memory or, as a large model's, in a file."""
+    models = []
+    for limit in (10**9, 0):
+        monkeypatch.setattr(onnx_graph, "EXTERNAL_BYTES", limit)
+        models.append(export.load_model(small_config(), Path("random"))[0])
+    for (name, parameter), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert parameter.any(), name
+        torch.testing.assert_close(parameter, other)
+
+
 def test_another_window_and_size():
     config = export.resized(load_config("nano"), 5, (256, 128), None)
     assert (config.window.frames, config.window.overlap) == (5, 2)

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from dvface.config import CONFIG_DIR
+from dvface.config import CONFIG_DIR, load_config
 from dvface.recipe import Phase, load_training, parse_phases, read_training
 
 TINY = tomllib.loads((CONFIG_DIR / "tiny.toml").read_text())
@@ -32,9 +32,9 @@ def test_nano_trains_without_pretrained_networks():
     codes, restorer = stages["codes"].loss, stages["restorer"].loss
     assert codes.per == codes.adv == 0 < codes.ms_ssim
     assert restorer.per == 0 < min(restorer.ms_ssim, restorer.fft) and restorer.temp_flow == "dis"
-    assert stages["restorer"].phases == (
-        Phase(0.3, 5, 128, 8), Phase(0.7, 5, 256, 2), Phase(0.85, 5, 384, 1), Phase(1.0, 9, 384, 1),
-    )  # fmt: skip
+    phases = stages["restorer"].phases
+    assert phases[0] == Phase(0.1, 5, 192, 3) and phases[-1] == Phase(1.0, 9, 384, 1)
+    assert max(phase.frames for phase in phases) == load_config("nano").window.frames
 
 
 def changed(path: str, value: object = None) -> dict:

@@ -40,6 +40,16 @@ impl Sessions {
     /// Everything of [`RuntimeError`] that concerns bundle, provider or graph.
     pub fn load(environment: &Environment, bundle: &Bundle, options: &ProviderOptions) -> Result<Self, RuntimeError> {
         let is_lean = options.provider == Provider::Cpu && bundle.file_bytes() > LEAN_BYTES;
+        Self::load_as(environment, bundle, options, is_lean)
+    }
+
+    /// As [`load`](Self::load); `is_lean` sessions give memory back to the system as soon as it is free.
+    pub(crate) fn load_as(
+        environment: &Environment,
+        bundle: &Bundle,
+        options: &ProviderOptions,
+        is_lean: bool,
+    ) -> Result<Self, RuntimeError> {
         // Asked first, so that a missing provider is not taken for a broken graph.
         session_builder(environment, options, is_lean)?;
         bundle.verify()?;

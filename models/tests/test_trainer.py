@@ -1,0 +1,158 @@
+"""The trainer's own arithmetic, and the parts of stage 1a."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_up_clips import stage_of, write_cache
+
+from dvface.config import load_config
+from dvface.data import ClipDataset
+from dvface.model import DVFace
+from dvface.prior import Codebook
+from dvface.prior_decoder import Usage, quantise
+from dvface.recipe import Phase, load_training
+from dvface.train_prior import CodesTask
+from dvface.training import Batches, Schedule, Task, Trainer, Validation, psnr
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return write_cache(tmp_path_factory.mktemp("cache"))
+
+
+def recipe(stage: str = "vae", **changes):
+    return dataclasses.replace(load_training("tiny").stages[stage], **changes)
+
+
+def test_schedule():
+    phases = (Phase(0.5, 5, 64, 2), Phase(1.0, 9, 64, 1))
+    plan = Schedule(recipe(learning_rate=1e-3, steps=100, warmup=10, phases=phases, final_rate=0.02), minutes=10)
+    assert plan.progress(50, 0) == 0.5 and plan.progress(0, 540) == pytest.approx(0.9) and plan.progress(500, 0) == 1
+    assert plan.rate(0, 0) == pytest.approx(1e-4) and plan.rate(50, 0.5) == pytest.approx(5.1e-4)
+    assert plan.rate(100, 1.0) == pytest.approx(2e-5)
+    assert [plan.phase(p).frames for p in (0, 0.49, 0.5, 1.0)] == [5, 5, 9, 9]
+    constant = Schedule(recipe(learning_rate=1e-3, warmup=10, final_rate=1.0))
+    assert constant.rate(0, 0) == pytest.approx(1e-4) and constant.rate(50, 0.9) == pytest.approx(1e-3)
+
+
+def test_batches_follow_the_phase_and_the_index(cache):
+    dataset = ClipDataset(cache, "train", {"strong": 1.0})
+
+    def phase(index: int) -> Phase:
+        return Phase(1.0, 5, 64, 2) if index < 2 else Phase(1.0, 9, 32, 1)
+
+    with Batches(dataset, phase, seed=1) as source:
+        first = [next(source) for _ in range(3)]
+    assert first[0][0].shape == first[0][1].shape == (2, 5, 3, 64, 64) and first[2][0].shape == (1, 9, 3, 32, 32)
+    assert -1 <= first[0][0].min() < -0.3 and 0.3 < first[0][0].max() <= 1
+    assert not torch.equal(first[0][0], first[1][0])
+    with Batches(dataset, phase, seed=1, first=1) as source:
+        again = next(source)
+    assert torch.equal(again[0], first[1][0]) and torch.equal(again[1], first[1][1])
+
+
+def test_what_fails_in_the_background_is_raised(cache):
+    dataset = ClipDataset(cache, "train", {"strong": 1.0})
+    with (
+        Batches(dataset, lambda index: Phase(1.0, 999, 64, 1), seed=1) as source,
+        pytest.raises(ValueError, match="no train entry of 999 frames"),
+    ):
+        next(source)
+
+
+class Line(Task):
+    """Fits one number to the mean brightness of the degraded clip, for the trainer's own arithmetic."""
+
+    name = "vae"
+
+    def __init__(self, bad_from: float = 2.0):
+        model = DVFace(load_config("tiny"))
+        self.value = torch.nn.Linear(1, 1, bias=False)
+        super().__init__(model, {"value": self.value}, [self.value])
+        self.bad_from = bad_from
+
+    def loss(self, clean, degraded, progress):
+        drawn = self.value(degraded.new_ones(1, 1)).float()
+        return {"square": (drawn - degraded.mean()).square().sum() * (float("nan") if progress >= self.bad_from else 1)}
+
+    def validate(self):
+        return Validation({"value": float(self.value.weight)}, [np.zeros((4, 12, 3), np.uint8)])
+
+
+def test_a_loss_that_explodes_stops_the_run(cache, tmp_path):
+    trainer = Trainer(Line(bad_from=0.5), recipe(steps=4, every=10), tmp_path)
+    with pytest.raises(FloatingPointError, match="step 2: loss is nan"):
+        trainer.train(ClipDataset(cache))
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_accumulation_is_a_mean_and_the_average_lags(cache, tmp_path):
+    """One step of AdamW moves by the learning rate in the gradient's direction, whatever the number of batches; the
+    average of the first step takes 0.9 of it."""
+    weights = {}
+    for accumulate in (1, 4):
+        torch.manual_seed(0)
+        task = Line()
+        task.value.weight.data.fill_(3.0)
+        plan = recipe(steps=1, warmup=1, final_rate=1.0, learning_rate=0.01, accumulate=accumulate, clip=1e9)
+        trainer = Trainer(task, plan, tmp_path / str(accumulate))
+        trainer.train(ClipDataset(cache))
+        assert task.value.weight.item() == pytest.approx(2.99, abs=1e-5)
+        assert trainer.average["helpers.value.weight"].item() == pytest.approx(2.991, abs=1e-5)
+        weights[accumulate] = task.value.weight.grad.item()
+        log = json.loads((tmp_path / str(accumulate) / "log.jsonl").read_text().splitlines()[0])
+        assert log["value"] == pytest.approx(2.991, abs=1e-4), "validation sees the average"
+    # Gradients of two draws: 2 (3 - mean brightness) each, not 4 times as much.
+    assert weights[4] == pytest.approx(weights[1], rel=0.3)
+
+
+def test_psnr():
+    a = torch.zeros(1, 2, 3, 4, 4)
+    assert psnr(a, a + 0.2) == pytest.approx(20.0, abs=1e-3)
+
+
+def test_unused_codes_are_revived():
+    torch.manual_seed(0)
+    book = Codebook(16, 4)
+    usage = Usage(16)
+    latents = torch.randn(100, 4) + 10
+    usage.add(torch.tensor([3, 3, 5]), latents)
+    before = book.weight.detach().clone()
+    usage.revive(book)
+    assert float(usage.share) == pytest.approx(2 / 16) and usage.counts.sum() == 0
+    assert torch.equal(book.weight[[3, 5]], before[[3, 5]])
+    assert all((row == latents).all(-1).any() for row in book.weight[[0, 1, 2, 4]])
+
+
+def test_adversarial_term_does_not_touch_the_critic(cache, tmp_path):
+    """The generator's backward pass leaves no gradient at the discriminator, nor the other way round."""
+    task = CodesTask(stage_of("codes", cache, tmp_path))
+    clean = torch.rand(1, 5, 3, 64, 64)
+    sum(task.loss(clean, clean, progress=0.1).values()).backward()
+    assert task.critic_loss() == {}
+    terms = task.loss(clean, clean, progress=0.9)
+    terms["adv"].backward()
+    assert all(parameter.grad is None for parameter in task.critic.parameters())
+    pull = task.decoder.head.weight.grad.clone()
+    assert pull.abs().sum() > 0
+    task.critic_loss()["critic"].backward()
+    assert torch.equal(pull, task.decoder.head.weight.grad)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in task.critic.parameters())
+
+
+def test_look_up_lets_the_gradient_through():
+    """Forward the codes, backward the latents (straight-through)."""
+    book = Codebook(4, 2)
+    latents = torch.randn(3, 2, requires_grad=True)
+    indices, codes, through = quantise(book, latents)
+    distances = (latents[:, None] - book.weight).square().sum(-1)
+    assert torch.equal(indices, distances.argmin(-1)) and torch.equal(codes, book.weight[indices])
+    torch.testing.assert_close(through, codes)
+    weights = torch.randn(3, 2)
+    (through * weights).sum().backward()
+    torch.testing.assert_close(latents.grad, weights)
+    assert book.weight.grad is None
