@@ -59,6 +59,8 @@ pub enum RestoreError {
 pub enum Reason {
     Flush = 1,
     Stop = 2,
+    /// The window would be too late.
+    Late = 4,
 }
 
 /// Ends a run from another thread.
@@ -95,6 +97,11 @@ impl Interrupt {
 
     fn is_raised(&self) -> bool {
         self.raised.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether this is the one reason that holds.
+    pub fn is_only(&self, reason: Reason) -> bool {
+        self.raised.load(Ordering::SeqCst) == reason as u8
     }
 }
 
@@ -202,6 +209,11 @@ impl Restorer {
 
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// What ends its runs.
+    pub fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
     }
 
     /// Durations of a graph's runs.

@@ -76,7 +76,7 @@ pub struct DvFaceRestore {
     /// Restoring failed before an event: the next frame's flow return tells.
     pub(super) failed: AtomicBool,
     /// Apart from the rest, so that a flush or a state change can end a run.
-    interrupt: Mutex<Option<Arc<Interrupt>>>,
+    pub(super) interrupt: Mutex<Option<Arc<Interrupt>>>,
 }
 
 #[glib::object_subclass]

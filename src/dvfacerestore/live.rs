@@ -1,15 +1,18 @@
 //! Live use: what the clock, upstream and the sinks tell, and what the bus is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
+use parking_lot::Mutex;
 
 use super::imp::{CAT, DvFaceRestore};
 use super::settings::Overload;
 use super::stream::Rules;
 use crate::pace::Moment;
+use crate::restorer::{Interrupt, Reason};
 
 /// What is known of the pipeline around the element, and what has been said once.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +28,38 @@ pub struct Live {
     pub told_reverse: bool,
 }
 
+/// Ends a run that is too late, unless it is dropped before.
+pub struct Watch {
+    id: gst::SingleShotClockId,
+    interrupt: Arc<Interrupt>,
+    /// The clock may be about to call while this is dropped.
+    is_on: Arc<Mutex<bool>>,
+}
+
+impl Watch {
+    fn new(clock: &gst::Clock, time: gst::ClockTime, interrupt: Arc<Interrupt>) -> Option<Self> {
+        let id = clock.new_single_shot_id(time);
+        let is_on = Arc::new(Mutex::new(true));
+        let (on, raised) = (is_on.clone(), interrupt.clone());
+        id.wait_async(move |_, _, _| {
+            let on = on.lock();
+            if *on {
+                raised.raise(Reason::Late);
+            }
+        })
+        .ok()?;
+        Some(Self { id, interrupt, is_on })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.id.unschedule();
+        *self.is_on.lock() = false;
+        self.interrupt.clear(Reason::Late);
+    }
+}
+
 impl DvFaceRestore {
     /// Takes what upstream answers to a latency query.
     pub(super) fn note_upstream_latency(&self, live: bool, min: gst::ClockTime) {
@@ -36,7 +71,8 @@ impl DvFaceRestore {
         match event.view() {
             gst::EventView::Latency(event) => {
                 gst::debug!(CAT, imp = self, "the pipeline's latency is {}", event.latency());
-                self.live.lock().configured = Some(event.latency());
+                // Zero: no sink plays by the clock, and the pipeline does not look at latencies. The element's own holds.
+                self.live.lock().configured = Some(event.latency()).filter(|latency| !latency.is_zero());
             }
             gst::EventView::Qos(event) => {
                 let (_, _, late, running_time) = event.get();
@@ -105,12 +141,22 @@ impl DvFaceRestore {
         })
     }
 
+    /// Ends the run that comes when the clock says `limit` in running time.
+    fn watch(&self, limit: Duration) -> Option<Watch> {
+        let obj = self.obj();
+        let limit = gst::ClockTime::try_from(limit).ok()?;
+        let time = obj.base_time()?.checked_add(limit)?;
+        let interrupt = self.interrupt.lock().clone()?;
+        Watch::new(&obj.clock()?, time, interrupt)
+    }
+
     /// Calls `work` with what holds now.
     pub(super) fn with_rules<T>(&self, work: impl FnOnce(&Rules<'_>) -> T) -> T {
         let may_bypass = self.settings.lock().overload == Overload::Bypass;
         work(&Rules {
             may_bypass,
             moment: &|| self.moment(),
+            watch: &|limit| self.watch(limit),
         })
     }
 

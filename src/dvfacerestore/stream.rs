@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use gst_video::VideoFrameRef;
 
+use super::live::Watch;
 use super::picture::Picture;
 use crate::pace::{self, Cause, Moment, Pace};
 
-use crate::restorer::{RestoreError, Restored, Restorer};
+use crate::restorer::{Reason, RestoreError, Restored, Restorer};
 use crate::scene::Signature;
 use crate::window::{FrameStore, Plan, Planner, StoreError, Tail, WindowShape, cross_fade};
 
@@ -34,6 +35,8 @@ pub struct Rules<'a> {
     pub may_bypass: bool,
     /// What the clock says; `None` where nothing can be late.
     pub moment: &'a dyn Fn() -> Option<Moment>,
+    /// Ends runs at a running time.
+    pub watch: &'a dyn Fn(Duration) -> Option<Watch>,
 }
 
 /// What waits, in the order of arrival.
@@ -314,16 +317,31 @@ impl Stream {
     }
 
     fn restore(&mut self, plan: &Plan, rules: &Rules<'_>, restorer: &mut Restorer) -> Result<(), RestoreError> {
-        let late = self
-            .pace
-            .lateness(self.queue.first_running_time(), (rules.moment)().as_ref());
+        let moment = (rules.moment)();
+        let first = self.queue.first_running_time();
+        let late = self.pace.lateness(first, moment.as_ref());
         self.late = self.late.max(late);
         if let Some(late) = late.filter(|_| rules.may_bypass) {
             self.bypass(Cause::Late, late);
             return Ok(());
         }
         let started = Instant::now();
-        let restored = restorer.restore(self.store.window(plan))?;
+        let limit = first.zip(moment).map(|(first, moment)| moment.limit(first));
+        let watch = limit.filter(|_| rules.may_bypass).and_then(rules.watch);
+        let result = restorer.restore(self.store.window(plan));
+        let is_late = restorer.interrupt().is_only(Reason::Late);
+        drop(watch);
+        let restored = match result {
+            Err(RestoreError::Interrupted) if is_late => {
+                let late = moment.map_or(Duration::ZERO, |moment| moment.frame / 2);
+                self.late = self.late.max(Some(late));
+                self.pace.broke_off(started.elapsed());
+                self.bypass(Cause::Late, late);
+                return Ok(());
+            }
+            result => result?,
+        };
+
         let fades_out = rules.may_bypass && self.next_would_be_late(plan, rules);
         let last = if fades_out { plan.held().end } else { plan.emit.end };
         let window = self.store.window(plan);
