@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod dvfacerestore;
+pub mod face;
 pub mod pace;
 pub mod restorer;
 pub mod runtime;
