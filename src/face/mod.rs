@@ -1,6 +1,8 @@
 //! Faces in a frame: where they are, which one is which through time, and what of the frame is restored. No GStreamer; ONNX
 //! Runtime in `detector` only.
 
+pub mod decode;
+pub mod detector;
 pub mod mask;
 pub mod pose;
 pub mod smooth;

@@ -1,0 +1,189 @@
+//! Where the faces of a frame are: from metas of upstream, or from a detector; and which is which through time.
+
+use gst::glib;
+use gst_video::{VideoInfo, VideoRegionOfInterestMeta};
+use ort::environment::Environment;
+
+use super::picture::{Crop, OwnFrame, ReadFrame, new_frame, rgb_info, whole};
+use super::regions::{FaceLook, RESTORED_TYPE};
+use super::settings::{Region, Settings};
+use crate::face::detector::{Detector, DetectorError, View};
+use crate::face::tracks::{Limits, MAX_TRACKS, Shown, Tracker};
+use crate::face::{Found, Rect};
+use crate::scene::Area;
+
+/// Faces of a stream: found, and followed through time.
+pub struct Faces {
+    source: Source,
+    pub look: FaceLook,
+    tracker: Tracker,
+}
+
+enum Source {
+    /// Regions of interest of this type.
+    Metas(glib::GString),
+    Detector(Box<Search>),
+}
+
+/// A detector, and how frames of the caps are shown to it.
+struct Search {
+    detector: Detector,
+    /// Frames from one search to the next.
+    interval: u32,
+    /// Frames since the last search.
+    since: u32,
+    way: Option<Way>,
+}
+
+struct Way {
+    info: VideoInfo,
+    view: View,
+    crop: Crop,
+    rgb: OwnFrame,
+    pixels: Vec<u8>,
+}
+
+impl Faces {
+    /// As the settings say; `None` where the whole frame is restored.
+    ///
+    /// # Errors
+    /// As [`Detector::load`].
+    pub fn open(settings: &Settings, environment: &Environment) -> Result<Option<Self>, DetectorError> {
+        let source = match settings.region {
+            Region::Frame => return Ok(None),
+            Region::Meta => Source::Metas(settings.roi_type.as_str().into()),
+            Region::Detect => Source::Detector(Box::new(Search {
+                detector: Detector::load(environment, settings.detector.as_deref(), settings.num_threads)?,
+                interval: settings.detect_interval,
+                since: 0,
+                way: None,
+            })),
+        };
+        let limits = Limits {
+            max_faces: settings.max_faces as usize,
+            min_height: settings.min_face_size.into(),
+            max_height: match settings.max_face_size {
+                0 => f64::INFINITY,
+                height => height.into(),
+            },
+            max_turn: settings.max_turn,
+        };
+        let interval = match source {
+            Source::Metas(_) => 1,
+            Source::Detector(_) => settings.detect_interval,
+        };
+        Ok(Some(Self {
+            source,
+            look: FaceLook {
+                margin: settings.face_margin,
+                shape: settings.mask.into(),
+                matches_colours: settings.match_colours,
+            },
+            tracker: Tracker::new(limits, interval),
+        }))
+    }
+
+    /// Takes the frames' caps.
+    ///
+    /// # Errors
+    /// Fails where GstVideoConverter does not convert from them, or memory lacks.
+    pub fn set_info(&mut self, info: &VideoInfo) -> Result<(), glib::BoolError> {
+        if let Source::Detector(search) = &mut self.source {
+            search.way = Some(Way::new(info, &search.detector)?);
+        }
+        Ok(())
+    }
+
+    /// What comes next is another scene.
+    pub fn cut(&mut self) {
+        self.tracker.cut();
+        if let Source::Detector(search) = &mut self.source {
+            search.since = 0;
+        }
+    }
+
+    /// The faces that show in the next frame, largest first.
+    ///
+    /// # Errors
+    /// Fails where the detector does not run. The tracks go on then as if nobody had looked.
+    pub fn next(&mut self, buffer: &gst::BufferRef, frame: &ReadFrame<'_>) -> Result<Vec<Shown>, DetectorError> {
+        let found = match &mut self.source {
+            Source::Metas(kind) => Ok(Some(of_metas(buffer, kind))),
+            Source::Detector(search) => search.next(frame),
+        };
+        match found {
+            Ok(found) => {
+                self.tracker.next(found.as_deref());
+                Ok(self.tracker.shown())
+            }
+            Err(error) => {
+                self.tracker.next(None);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Faces that metas of this type tell of.
+fn of_metas(buffer: &gst::BufferRef, kind: &str) -> Vec<Found> {
+    let metas = buffer.iter_meta::<VideoRegionOfInterestMeta>();
+    metas
+        // What an element of this kind has restored already is not for another one to find.
+        .filter(|meta| meta.roi_type() == kind && kind != RESTORED_TYPE)
+        .take(MAX_TRACKS)
+        .map(|meta| {
+            let (x, y, width, height) = meta.rect();
+            Found {
+                rect: Rect {
+                    x: x.into(),
+                    y: y.into(),
+                    width: width.into(),
+                    height: height.into(),
+                },
+                score: 1.0,
+                landmarks: None,
+            }
+        })
+        .collect()
+}
+
+impl Search {
+    /// The faces in a frame, if it is time to look again.
+    fn next(&mut self, frame: &ReadFrame<'_>) -> Result<Option<Vec<Found>>, DetectorError> {
+        let is_time = self.since == 0;
+        self.since = (self.since + 1) % self.interval.max(1);
+        let Some(way) = self.way.as_mut().filter(|_| is_time) else {
+            return Ok(None);
+        };
+        way.crop.read(frame, &mut way.rgb, &mut way.pixels);
+        let found = self.detector.detect(&way.pixels, way.view)?;
+        let (width, height) = (way.info.width(), way.info.height());
+        Ok(Some(
+            found
+                .iter()
+                .map(|found| way.view.to_frame(found, width, height))
+                .collect(),
+        ))
+    }
+}
+
+impl Way {
+    fn new(info: &VideoInfo, detector: &Detector) -> Result<Self, glib::BoolError> {
+        let pixel_aspect = f64::from(info.par().numer().max(1)) / f64::from(info.par().denom().max(1));
+        let view = detector.view(info.width(), info.height(), pixel_aspect);
+        let rgb = rgb_info(info, view.size.0, view.size.1)?;
+        let place = Area {
+            x: 0,
+            y: 0,
+            width: view.content.0,
+            height: view.content.1,
+        };
+        Ok(Self {
+            info: info.clone(),
+            view,
+            crop: Crop::new(info, whole(info), &rgb, place)?,
+            rgb: new_frame(&rgb)?,
+            pixels: vec![0; view.size.0 as usize * view.size.1 as usize * 3],
+        })
+    }
+}
