@@ -6,7 +6,7 @@ use gst::prelude::*;
 use crate::rig::{self, Rig};
 
 /// Name, type, whether it can be changed while playing.
-const PROPERTIES: [(&str, &str, bool); 15] = [
+const PROPERTIES: [(&str, &str, bool); 25] = [
     ("model", "gchararray", false),
     ("provider", "GstDvFaceRestoreProvider", false),
     ("active-provider", "gchararray", false),
@@ -18,6 +18,16 @@ const PROPERTIES: [(&str, &str, bool); 15] = [
     ("overlap-frames", "guint", false),
     ("strength", "gdouble", true),
     ("region", "GstDvFaceRestoreRegion", false),
+    ("roi-type", "gchararray", false),
+    ("detector", "gchararray", false),
+    ("detect-interval", "guint", false),
+    ("max-faces", "guint", false),
+    ("min-face-size", "guint", false),
+    ("max-face-size", "guint", false),
+    ("max-turn", "gdouble", false),
+    ("face-margin", "gdouble", false),
+    ("mask", "GstDvFaceRestoreMask", false),
+    ("match-colours", "gboolean", false),
     ("scene-cut", "gdouble", true),
     ("overload", "GstDvFaceRestoreOverload", true),
     ("processing-deadline", "guint64", false),
@@ -125,7 +135,17 @@ fn values_are_kept_and_bounded() {
         ("window-frames", "9"),
         ("overlap-frames", "2"),
         ("strength", "0.5"),
-        ("region", "frame"),
+        ("region", "detect"),
+        ("roi-type", "vehicle"),
+        ("detector", "/a/yunet.onnx"),
+        ("detect-interval", "7"),
+        ("max-faces", "3"),
+        ("min-face-size", "50"),
+        ("max-face-size", "500"),
+        ("max-turn", "0.5"),
+        ("face-margin", "1"),
+        ("mask", "square"),
+        ("match-colours", "false"),
         ("scene-cut", "0.25"),
         ("overload", "bypass"),
         ("processing-deadline", "1000000"),
@@ -147,6 +167,9 @@ fn values_are_kept_and_bounded() {
 fn what_is_fixed_at_the_start_is_not_changed_later() {
     let rig = Rig::new("brighter");
     let fixed = [
+        ("region", "meta"),
+        ("max-faces", "2"),
+        ("mask", "square"),
         ("model", "other"),
         ("provider", "cuda"),
         ("device-id", "3"),
@@ -197,7 +220,7 @@ fn the_statistics_tell_what_was_done() {
         ["frames-in", "frames-out", "windows"].map(|name| stats.get::<u64>(name).unwrap()),
         [12, 8, 2]
     );
-    assert_eq!(names(&stats).len(), 8 + 8);
+    assert_eq!(names(&stats).len(), 10 + 8);
 
     // Of this start, not of the one before.
     rig.element.set_state(gst::State::Ready).unwrap();
