@@ -1,5 +1,5 @@
 # Each target works alone and in any order; what is missing gets installed (apt packages, .venv, ONNX Runtime).
-.PHONY: help build demo test clean
+.PHONY: help build demo test soak fuzz memcheck clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -11,6 +11,9 @@ help:
 	@echo 'make demo               restores a degraded clip, into demo/'
 	@echo 'make demo INPUT=my.mp4  restores your own file, into demo/'
 	@echo 'make test               formatting, lints, all tests'
+	@echo 'make soak               half an hour of random seeks, caps, state and property changes'
+	@echo 'make fuzz               manifests, graphs and window operations, five minutes each (nightly toolchain, cargo-fuzz)'
+	@echo 'make memcheck           element tests in Valgrind'
 	@echo 'make clean              removes target/ and what the demo wrote; keeps .venv'
 
 build:
@@ -21,6 +24,15 @@ demo:
 
 test:
 	@scripts/test.sh
+
+soak:
+	@scripts/soak.sh
+
+fuzz:
+	@scripts/fuzz.sh
+
+memcheck:
+	@scripts/memcheck.sh
 
 clean:
 	@scripts/clean.sh

@@ -21,6 +21,13 @@ say "cargo fmt"
 cargo fmt --check
 say "cargo clippy"
 cargo clippy --locked --all-targets -- -D warnings
+# The live tests play a real clip, too.
+say "a clip"
+mkdir -p "$target/test-clip"
+DVFACE_TEST_CLIP=$(realpath "$target/test-clip")/input.mp4
+PYTHONPATH=models:examples/demo "$python" -B -c 'import pathlib, sys, demo; demo.make_input(pathlib.Path(sys.argv[1]).parent)' \
+    "$DVFACE_TEST_CLIP"
+export DVFACE_TEST_CLIP
 say "cargo test"
 cargo test --locked
 say "ruff"

@@ -241,13 +241,14 @@ impl DvFaceRestore {
         let stride = engine.stream.shape().stride() as u64;
         *self.engine.lock() = Some(engine);
 
+        let is_measured = counts.windows > 0 || late.is_some();
         if let Some(late) = late.filter(|late| blocked >= *late) {
             self.tell_blocked(blocked, late);
         }
         if let Some(error) = passed_over {
             self.tell_failed(&error);
         }
-        if counts.windows > 0 && self.settings.lock().processing_deadline.is_zero() {
+        if is_measured && self.settings.lock().processing_deadline.is_zero() {
             let is_bounded = may_bypass && self.is_live();
             self.change_latency(|latency| latency.expect(expected, stride, is_bounded));
         }

@@ -20,6 +20,7 @@ mod scenes;
 mod states;
 mod streams;
 mod strength;
+mod twelve;
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;

@@ -494,3 +494,119 @@ fn longer_runs_change_the_latency_and_one_long_run_does_not() {
     assert_eq!(told, [false, false, false, false, true, true]);
     assert_eq!(latencies[4].0, 1, "it is told");
 }
+
+/// What nobody could foresee: a run that takes too long is ended when its first frame has to leave, and its frames leave.
+#[test]
+fn a_run_that_turns_out_late_is_ended_in_time() {
+    let live = Live::new("blend", "bypass");
+    for index in 0..7 {
+        live.frame(index, IN_TIME);
+    }
+    faults::set(|| Some(Fault::Slow(Duration::from_secs(20))));
+    let start = std::time::Instant::now();
+    let out = live.frame(7, IN_TIME);
+    let took = start.elapsed();
+    faults::clear();
+    // Frame 3 has 160 ms and the deadline from its own time on; frame 7 came 160 ms after that.
+    println!("ended after {took:?}");
+    assert!(took >= Duration::from_millis(390), "not before it is late: {took:?}");
+    assert!(took < Duration::from_millis(390 + 500), "{took:?}");
+    assert_frames(&out, 3, &[20, 13, 0, 0, 0]);
+    assert_eq!(live.told().len(), 3);
+    // Its reason is gone with it, and one such run is no rule: after the pause all is as before.
+    for index in 8..13 {
+        assert_frames(&live.frame(index, IN_TIME), index, &[0]);
+    }
+    for index in 13..24 {
+        live.frame(index, IN_TIME);
+    }
+    live.0.eos();
+    assert_eq!(live.counts(), [24, 24, 5 + 11, 3 + 5]);
+    assert!(
+        live.0
+            .messages(&[gst::MessageType::Latency, gst::MessageType::Warning])
+            .is_empty()
+    );
+}
+
+#[test]
+fn block_ends_no_run() {
+    let live = Live::new("brighter", "block");
+    faults::set(|| Some(Fault::Slow(Duration::from_millis(700))));
+    for index in 0..5 {
+        live.frame(index, IN_TIME);
+    }
+    faults::clear();
+    assert_eq!(live.counts(), [5, 4, 4, 0]);
+}
+
+/// A flush in a run that is about to be ended, again and again around that moment: nothing stale, and the next run goes on.
+#[test]
+fn flushes_around_the_limit() {
+    let live = Live::with("brighter", "bypass", |element| {
+        element.set_property("processing-deadline", 30_000_000u64);
+    });
+    for turn in 0..40u64 {
+        faults::set(|| Some(Fault::Slow(Duration::from_secs(20))));
+        for index in 0..4 {
+            live.frame(index, IN_TIME);
+        }
+        let flushing = {
+            let src = live.0.src.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20 + turn));
+                src.push_event(gst::event::FlushStart::new());
+            })
+        };
+        set_time(&live.0.element, FRAME * 4 + IN_TIME);
+        let _ = live.0.push(flat(&rgb(), 4, 0));
+        flushing.join().unwrap();
+        faults::clear();
+        live.0.event(gst::event::FlushStop::new(true));
+        live.0.event(time_segment());
+        live.0.take();
+        // In block mode nothing but the run itself decides.
+        live.0.element.set_property_from_str("overload", "block");
+        let mut out = Vec::new();
+        for index in 0..6 {
+            out.extend(live.frame(index, LATE));
+        }
+        live.0.eos();
+        out.extend(live.0.take_buffers());
+        assert_frames(&out[2..], 2, &[1; 4]);
+        live.0.event(gst::event::FlushStart::new());
+        live.0.event(gst::event::FlushStop::new(true));
+        live.0.event(time_segment());
+        live.0.element.set_property_from_str("overload", "bypass");
+    }
+    assert_eq!(live.0.errors(), []);
+}
+
+/// Windows that take longer than was measured at the start are ended at first; then the latency allows them, and they are restored.
+#[test]
+fn the_latency_follows_what_windows_take() {
+    let live = Live::with("brighter", "bypass", |element| {
+        element.set_property("processing-deadline", 0u64);
+        element.set_property("num-threads", 4u32);
+    });
+    let own = live.0.query_latency().1;
+    faults::set(|| Some(Fault::Slow(Duration::from_millis(90))));
+    let mut frames = 0;
+    for index in 0..1000 {
+        live.frame(index, IN_TIME);
+        frames = index + 1;
+        if live.0.stat("windows") >= 3 {
+            break;
+        }
+    }
+    faults::clear();
+    live.0.eos();
+    let longer = live.0.query_latency().1;
+    println!("{own} at first, {longer} after {frames} frames");
+    assert!(live.0.stat("windows") >= 3, "it never catches up");
+    assert!(longer > own, "{own} {longer}");
+    // Four frames of look-ahead, and no more than the four frames between two windows.
+    assert!(longer <= FRAME * 8 || own > FRAME * 8, "{longer}");
+    assert_eq!(live.counts()[..2], [frames, frames]);
+    assert!(!live.0.messages(&[gst::MessageType::Latency]).is_empty());
+}

@@ -237,7 +237,7 @@ fn padded_rows_and_planes_of_the_input() {
 }
 
 /// Downstream asks for longer rows, by a pool with an alignment.
-fn use_padded_pool(rig: &Rig, caps: &gst::Caps, info: &VideoInfo, max: u32) -> gst::BufferPool {
+pub fn use_padded_pool(rig: &Rig, caps: &gst::Caps, info: &VideoInfo, max: u32) -> gst::BufferPool {
     let pool: gst::BufferPool = gst_video::VideoBufferPool::new().upcast();
     let mut config = pool.config();
     config.set_params(Some(caps), info.size() as u32, 0, max);

@@ -158,8 +158,7 @@ fn frames(clip: &Path, count: u64) -> Vec<gst::Buffer> {
     let frames = Arc::new(Mutex::new(Vec::new()));
     let seen = frames.clone();
     decode(clip, count, move |buffer| seen.lock().unwrap().push(buffer));
-    let frames = std::mem::take(&mut *frames.lock().unwrap());
-    frames
+    std::mem::take(&mut *frames.lock().unwrap())
 }
 
 /// Two real clips of two people, joined: one cut, where they meet.

@@ -124,8 +124,7 @@ fn after_seek(file: &str, element: Option<gst::Element>, seek: &dyn Fn(&gst::Ele
     });
     run_to_end(pipeline.upcast_ref(), Some(seek));
     pipeline.set_state(gst::State::Null).unwrap();
-    let frames = std::mem::take(&mut *seen.lock().unwrap());
-    frames
+    std::mem::take(&mut *seen.lock().unwrap())
 }
 
 /// Seeks while playing give the frames that they give without the element, each one changed as it should be.

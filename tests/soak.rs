@@ -1,0 +1,500 @@
+//! Soak: flushing seeks, caps changes, state changes and property changes at random, for as long as one likes. No leak, no
+//! stall, and every frame that goes in comes out, once and in order, unless a flush takes it.
+//!
+//! `DVFACE_SOAK_SECONDS` is how long (120; `make soak` takes 1800), `DVFACE_SOAK_SEED` what is drawn (else the time), which is
+//! printed. Threads make two runs of one seed differ, but their steps are the same.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gst::ClockTime;
+use gst::prelude::*;
+use gstdvface::restorer::faults::{self, Fault};
+
+/// Frames of a window of the bundle `brighter`.
+const WINDOW: usize = 5;
+
+/// How much resident memory may grow from the second quarter to the last one: 2%.
+const GROWTH: f64 = 0.02;
+
+/// Longest time for a step, and longest time without a frame while playing.
+const STALL: Duration = Duration::from_secs(20);
+
+/// Text of failures that the test makes.
+const INJECTED: &str = "injected";
+
+/// SplitMix64: what it draws depends on its seed only.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.0;
+        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ (value >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn pick<'a, T>(&mut self, values: &'a [T]) -> &'a T {
+        &values[self.below(values.len() as u64) as usize]
+    }
+}
+
+/// What went into the element and has not come out, and what went wrong.
+#[derive(Default)]
+struct Ledger {
+    held: VecDeque<(Option<ClockTime>, u64)>,
+    entered: u64,
+    left: u64,
+    flushed: u64,
+    problems: Vec<String>,
+}
+
+impl Ledger {
+    fn problem(&mut self, text: String) {
+        if self.problems.len() < 5 {
+            self.problems.push(text);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.flushed += self.held.len() as u64;
+        self.held.clear();
+    }
+}
+
+/// Watches both pads of the element.
+fn watch(element: &gst::Element, failing: &Arc<AtomicBool>) -> Arc<Mutex<Ledger>> {
+    let ledger: Arc<Mutex<Ledger>> = Arc::default();
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::EVENT_FLUSH;
+    let (seen, failing) = (ledger.clone(), failing.clone());
+    element.static_pad("sink").unwrap().add_probe(kinds, move |_, info| {
+        fail_now_and_then(&failing);
+        let mut ledger = seen.lock().unwrap();
+        match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => {
+                ledger.entered += 1;
+                ledger.held.push_back((buffer.pts(), buffer.offset()));
+                if ledger.held.len() > WINDOW {
+                    let held = ledger.held.len();
+                    ledger.problem(format!("{held} frames are held"));
+                }
+            }
+            Some(gst::PadProbeData::Event(event)) if event.type_() == gst::EventType::FlushStop => ledger.clear(),
+            _ => {}
+        }
+        gst::PadProbeReturn::Ok
+    });
+    let seen = ledger.clone();
+    element.static_pad("src").unwrap().add_probe(kinds, move |_, info| {
+        let mut ledger = seen.lock().unwrap();
+        match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => {
+                let found = (buffer.pts(), buffer.offset());
+                ledger.left += 1;
+                let expected = ledger.held.pop_front();
+                if expected != Some(found) {
+                    ledger.problem(format!("frame {found:?} comes out, expected {expected:?}"));
+                }
+            }
+            // Nothing that ends a run may overtake its frames.
+            Some(gst::PadProbeData::Event(event)) => {
+                let ends = [
+                    gst::EventType::Eos,
+                    gst::EventType::Caps,
+                    gst::EventType::Segment,
+                    gst::EventType::StreamStart,
+                ];
+                if ends.contains(&event.type_()) && !ledger.held.is_empty() {
+                    let (kind, held) = (event.type_(), ledger.held.len());
+                    ledger.problem(format!("{kind} overtakes {held} frames"));
+                }
+            }
+            _ => {}
+        }
+        gst::PadProbeReturn::Ok
+    });
+    ledger
+}
+
+/// Every 50th run of the streaming thread fails, and every 70th takes long, while the flag is set.
+fn fail_now_and_then(failing: &Arc<AtomicBool>) {
+    thread_local! {
+        static IS_SET: Cell<bool> = const { Cell::new(false) };
+    }
+    if IS_SET.replace(true) {
+        return;
+    }
+    let (failing, mut run) = (failing.clone(), 0u32);
+    faults::set(move || {
+        run += 1;
+        match run {
+            _ if !failing.load(Ordering::SeqCst) => None,
+            _ if run.is_multiple_of(50) => Some(Fault::Error(INJECTED)),
+            _ if run.is_multiple_of(70) => Some(Fault::Slow(Duration::from_millis(150))),
+            _ => None,
+        }
+    });
+}
+
+/// Bytes of this process in memory, without what the allocator keeps for itself.
+fn resident() -> f64 {
+    unsafe extern "C" {
+        fn malloc_trim(pad: usize) -> i32;
+    }
+    // SAFETY: it takes a number, and gives free memory back to the system.
+    unsafe { malloc_trim(0) };
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    (pages * 4096) as f64
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect(name))
+}
+
+/// The pipeline, and what is drawn for it.
+struct Soak {
+    pipeline: gst::Pipeline,
+    source: gst::Element,
+    filter: gst::Element,
+    element: gst::Element,
+    sink: gst::Element,
+    ledger: Arc<Mutex<Ledger>>,
+    failing: Arc<AtomicBool>,
+    random: Random,
+    live: bool,
+    ended: bool,
+    steps: u64,
+    log: VecDeque<String>,
+}
+
+impl Drop for Soak {
+    fn drop(&mut self) {
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+impl Soak {
+    fn new(seed: u64) -> Self {
+        gst::init().unwrap();
+        gstdvface::plugin_register_static().unwrap();
+        let library = match std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
+            Some(path) => PathBuf::from(path),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/libonnxruntime.so"),
+        };
+        assert!(
+            library.is_file(),
+            "no ONNX Runtime at {}: run `make build`",
+            library.display()
+        );
+        let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/brighter");
+        let pipeline = gst::parse::launch(&format!(
+            "videotestsrc name=source ! capsfilter name=filter caps-change-mode=delayed ! queue max-size-buffers=20 ! \
+             dvfacerestore name=restore overload=bypass provider=cpu num-threads=1 model={} runtime-library={} ! \
+             queue max-size-buffers=20 ! fakesink name=sink sync=false",
+            bundle.display(),
+            library.display()
+        ))
+        .unwrap()
+        .downcast::<gst::Pipeline>()
+        .unwrap();
+        let by_name = |name: &str| pipeline.by_name(name).unwrap();
+        let (source, filter, element, sink) = (
+            by_name("source"),
+            by_name("filter"),
+            by_name("restore"),
+            by_name("sink"),
+        );
+        let failing = Arc::new(AtomicBool::new(true));
+        let ledger = watch(&element, &failing);
+        let mut soak = Self {
+            pipeline,
+            source,
+            filter,
+            element,
+            sink,
+            ledger,
+            failing,
+            random: Random(seed),
+            live: false,
+            ended: false,
+            steps: 0,
+            log: VecDeque::new(),
+        };
+        soak.change_caps();
+        soak
+    }
+
+    fn say(&mut self, text: String) {
+        if self.log.len() == 20 {
+            self.log.pop_front();
+        }
+        self.log.push_back(text);
+    }
+
+    fn change_caps(&mut self) {
+        let format = *self.random.pick(&["RGB", "I420", "NV12", "BGRA", "I420_10LE"]);
+        let (width, height) = *self.random.pick(&[(32, 32), (64, 48), (33, 17), (160, 90)]);
+        let rate = *self.random.pick(&["25/1", "50/1", "0/1"]);
+        // A source needs a rate to tell times.
+        let rate = if rate == "0/1" { "30/1" } else { rate };
+        let caps = format!("video/x-raw,format={format},width={width},height={height},framerate={rate}");
+        self.say(caps.clone());
+        self.filter.set_property("caps", caps.parse::<gst::Caps>().unwrap());
+    }
+
+    fn play(&mut self) {
+        self.ended = false;
+        while self.pipeline.set_state(gst::State::Playing).is_err() {
+            let bus = self.pipeline.bus().unwrap();
+            let errors: Vec<_> = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Error]))
+                .map(|message| format!("{:?}", message.view()))
+                .collect();
+            // GStreamer's threads take turns: one that streamed may start an element, whose warm-up it makes fail.
+            let ours = errors.iter().any(|error| error.contains(INJECTED));
+            assert!(ours, "it does not play: {errors:?}");
+            self.pipeline.set_state(gst::State::Null).unwrap();
+        }
+    }
+
+    /// Down to `state`, after which nothing of before may come.
+    fn stop(&mut self, state: gst::State) {
+        self.pipeline.set_state(state).unwrap();
+        self.ledger.lock().unwrap().clear();
+    }
+
+    fn step(&mut self) {
+        self.steps += 1;
+        match self.random.below(100) {
+            // A live source gives nothing in PAUSED, where a pipeline waits after a seek: with no element of ours it waits, too.
+            0..30 if !self.live => {
+                let rate = *self.random.pick(&[1.0, 1.0, 2.0, 0.5, -1.0]);
+                let at = ClockTime::from_mseconds(400 + self.random.below(20_000));
+                let length = ClockTime::from_mseconds(self.random.below(3_000));
+                let stop = if self.random.below(2) == 0 {
+                    at + length
+                } else {
+                    ClockTime::from_seconds(3_600)
+                };
+                // Reverse playback begins at the stop.
+                let stop = if rate < 0.0 { at + length } else { stop };
+                self.say(format!("seek at rate {rate} from {at} to {stop}"));
+                let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE;
+                self.ended = false;
+                // A pipeline that is about to change its state may refuse.
+                let _ = self
+                    .pipeline
+                    .seek(rate, flags, gst::SeekType::Set, at, gst::SeekType::Set, stop);
+            }
+            0..55 => self.change_caps(),
+            55..80 => match self.random.below(4) {
+                0 => {
+                    let strength = *self.random.pick(&[0.0, 0.3, 1.0]);
+                    self.say(format!("strength {strength}"));
+                    self.element.set_property("strength", strength);
+                }
+                1 => {
+                    let threshold = *self.random.pick(&[0.0, 0.05, 0.5]);
+                    self.say(format!("scene-cut {threshold}"));
+                    self.element.set_property("scene-cut", threshold);
+                }
+                2 => {
+                    let overload = *self.random.pick(&["block", "bypass"]);
+                    self.say(format!("overload {overload}"));
+                    self.failing.store(overload == "bypass", Ordering::SeqCst);
+                    self.element.set_property_from_str("overload", overload);
+                }
+                _ => {
+                    let _ = self.element.property::<gst::Structure>("stats");
+                    let _ = self.pipeline.query(&mut gst::query::Latency::new());
+                }
+            },
+            80..90 => {
+                self.say("paused and on".into());
+                self.pipeline.set_state(gst::State::Paused).unwrap();
+                std::thread::sleep(Duration::from_millis(self.random.below(20)));
+                self.pipeline.set_state(gst::State::Playing).unwrap();
+            }
+            90..95 => {
+                self.say("ready and on".into());
+                self.stop(gst::State::Ready);
+                self.play();
+            }
+            _ => {
+                let live = self.random.below(3) == 0;
+                self.live = live;
+                self.say(format!("null and on, live: {live}"));
+                self.stop(gst::State::Null);
+                self.source.set_property("is-live", live);
+                self.sink.set_property("sync", live);
+                self.play();
+            }
+        }
+    }
+
+    /// Reads the bus. A failure that the test made stops a stream in `overload=block`: it begins anew.
+    fn listen(&mut self) {
+        while let Some(message) = self.pipeline.bus().unwrap().pop() {
+            match message.view() {
+                gst::MessageView::Latency(_) => {
+                    let _ = self.pipeline.recalculate_latency();
+                }
+                gst::MessageView::Eos(_) => self.ended = true,
+                gst::MessageView::Error(error) => {
+                    let text = format!("{error:?}");
+                    self.say(text.clone());
+                    let ours = text.contains(INJECTED) || text.contains("streaming stopped, reason error");
+                    assert!(ours, "{text}");
+                    self.stop(gst::State::Null);
+                    self.play();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Where everything stands, to tell who waits for whom.
+    fn states(&self) -> Vec<String> {
+        let mut states = vec![format!("pipeline {:?}", self.pipeline.state(ClockTime::ZERO))];
+        for element in self.pipeline.children() {
+            let level = element
+                .find_property("current-level-buffers")
+                .map(|_| element.property::<u32>("current-level-buffers"));
+            states.push(format!(
+                "{} {:?} {level:?}",
+                element.name(),
+                element.state(ClockTime::ZERO)
+            ));
+        }
+        states.push(format!("{} frames held", self.ledger.lock().unwrap().held.len()));
+        states
+    }
+
+    /// Lets frames flow for a moment, which they must.
+    fn flow(&mut self) {
+        let (entered, before) = {
+            let ledger = self.ledger.lock().unwrap();
+            (ledger.entered, ledger.left)
+        };
+        std::thread::sleep(Duration::from_millis(3 + self.random.below(40)));
+        let start = Instant::now();
+        loop {
+            self.listen();
+            let ledger = self.ledger.lock().unwrap();
+            assert!(ledger.problems.is_empty(), "{:?}", ledger.problems);
+            if ledger.left > before || self.ended {
+                return;
+            }
+            let new = ledger.entered - entered;
+            drop(ledger);
+            assert!(
+                start.elapsed() < STALL,
+                "no frame for {STALL:?}: it stalls; {new} frames went in; {:?}",
+                self.states()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+#[test]
+fn soak() {
+    let seconds = number("DVFACE_SOAK_SECONDS").unwrap_or(120);
+    let seed = number("DVFACE_SOAK_SEED").unwrap_or_else(|| {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        now.as_secs()
+    });
+    println!("DVFACE_SOAK_SEED={seed}, {seconds} s");
+    let mut soak = Soak::new(seed);
+    let heart = Arc::new(AtomicU64::new(0));
+    watchdog(seed, &heart);
+    soak.play();
+    let start = Instant::now();
+    let end = start + Duration::from_secs(seconds);
+    let mut memory = Vec::new();
+    let mut next_sample = start;
+    while Instant::now() < end {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            soak.step();
+            soak.flow();
+        }));
+        if let Err(panic) = done {
+            println!(
+                "DVFACE_SOAK_SEED={seed}, step {}: the last steps were {:#?}",
+                soak.steps, soak.log
+            );
+            std::panic::resume_unwind(panic);
+        }
+        heart.fetch_add(1, Ordering::SeqCst);
+        if Instant::now() >= next_sample {
+            memory.push(resident());
+            next_sample += Duration::from_secs(1);
+        }
+    }
+    soak.stop(gst::State::Null);
+    let (steps, ledger) = (soak.steps, soak.ledger.lock().unwrap());
+    let quarter = memory.len() / 4;
+    let (early, late) = (median(&memory[quarter..quarter * 2]), median(&memory[quarter * 3..]));
+    let growth = late / early - 1.0;
+    println!(
+        "DVFACE_SOAK_SEED={seed}: {steps} steps in {seconds} s; {} frames in, {} out, {} taken by flushes and stops; resident \
+         {:.1} MB, then {:.1} MB ({:+.2}%)",
+        ledger.entered,
+        ledger.left,
+        ledger.flushed,
+        early / 1e6,
+        late / 1e6,
+        growth * 100.0
+    );
+    assert_eq!(ledger.entered, ledger.left + ledger.flushed, "DVFACE_SOAK_SEED={seed}");
+    assert!(
+        ledger.problems.is_empty(),
+        "DVFACE_SOAK_SEED={seed}: {:?}",
+        ledger.problems
+    );
+    assert!(
+        steps as f64 > seconds as f64,
+        "DVFACE_SOAK_SEED={seed}: it hardly moves"
+    );
+    assert!(
+        growth < GROWTH,
+        "DVFACE_SOAK_SEED={seed}: resident memory grows by {:.2}%",
+        growth * 100.0
+    );
+}
+
+/// Ends the process where a step hangs: nothing else could.
+fn watchdog(seed: u64, heart: &Arc<AtomicU64>) {
+    let heart = heart.clone();
+    std::thread::spawn(move || {
+        let mut last = (0, Instant::now());
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let beat = heart.load(Ordering::SeqCst);
+            if beat != last.0 {
+                last = (beat, Instant::now());
+            }
+            if last.1.elapsed() > STALL * 3 {
+                eprintln!("DVFACE_SOAK_SEED={seed}: a step hangs");
+                std::process::abort();
+            }
+        }
+    });
+}
