@@ -187,3 +187,101 @@ impl Way {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use gst_video::{VideoFormat, VideoFrameRef};
+
+    use super::*;
+    use crate::dvfacerestore::regions::{FacePictures, Region as Part};
+
+    /// What a frame of 1280x720 with one moving face costs apart from the graphs of a bundle of 512x512:
+    /// `DVFACE_TEST_DETECTOR=yunet_n_dynamic.onnx cargo test --release --lib cost_of_a_face -- --ignored --nocapture`
+    #[test]
+    #[ignore = "measures; run by hand"]
+    fn cost_of_a_face() {
+        const FRAMES: u32 = 200;
+        gst::init().unwrap();
+        let library = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH");
+        let environment = crate::runtime::environment(Path::new(&library)).unwrap();
+        let info = VideoInfo::builder(VideoFormat::I420, 1280, 720).build().unwrap();
+        let settings = Settings {
+            region: Region::Detect,
+            detector: Some(
+                std::env::var_os("DVFACE_TEST_DETECTOR")
+                    .expect("DVFACE_TEST_DETECTOR")
+                    .into(),
+            ),
+            num_threads: 1,
+            ..Default::default()
+        };
+        let mut faces = Faces::open(&settings, &environment).unwrap().unwrap();
+        faces.set_info(&info).unwrap();
+        let mut pictures = FacePictures::new(&info, 512, 512, faces.look).unwrap();
+        let mut tracker = Tracker::new(
+            Limits {
+                max_faces: 4,
+                min_height: 0.0,
+                max_height: 1e9,
+                max_turn: 9.0,
+            },
+            1,
+        );
+        let mut times = [Duration::ZERO; 4];
+        let mut pixels = vec![0; 512 * 512 * 3];
+        for index in 0..FRAMES {
+            let bytes: Vec<u8> = (0..info.size())
+                .map(|at| (at * 7 % 200 + index as usize % 3) as u8)
+                .collect();
+            let mut buffer = gst::Buffer::from_slice(bytes);
+            let start = Instant::now();
+            {
+                let frame = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).unwrap();
+                faces.next(&buffer, &frame).unwrap();
+            }
+            times[0] += start.elapsed();
+            // A face of 240 pixels, so that the crop is 540 wide, which moves every frame.
+            let start = Instant::now();
+            let way = 200.0 * (f64::from(index) / 20.0).sin();
+            tracker.next(Some(&[Found {
+                rect: Rect {
+                    x: 500.0 + way,
+                    y: 200.0 + way / 5.0,
+                    width: 180.0,
+                    height: 240.0,
+                },
+                score: 0.9,
+                landmarks: None,
+            }]));
+            let regions = pictures.regions(&tracker.shown());
+            times[1] += start.elapsed();
+            let [Part::Face(region)] = &regions[..] else {
+                panic!("one face")
+            };
+            let start = Instant::now();
+            {
+                let frame = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).unwrap();
+                pictures.read(&frame, region, &mut pixels).unwrap();
+            }
+            times[2] += start.elapsed();
+            let restored: Vec<u8> = pixels.iter().map(|value| value.saturating_add(9)).collect();
+            let start = Instant::now();
+            let draw = |to: &mut [u8]| to.copy_from_slice(&restored);
+            pictures
+                .apply(buffer.get_mut().unwrap(), region, 1.0, &pixels, draw)
+                .unwrap();
+            times[3] += start.elapsed();
+        }
+        let [search, follow, read, paste] = times.map(|time| time.as_secs_f64() * 1e3 / f64::from(FRAMES));
+        let interval = settings.detect_interval;
+        println!(
+            "milliseconds a frame: search (every {interval} frames) {search:.2}, tracks {follow:.3}, crop {read:.2}, paste {paste:.2}"
+        );
+        let all = search + follow + read + paste;
+        println!("together {all:.2}");
+        assert!(all < 6.0);
+    }
+}
