@@ -173,39 +173,26 @@ impl Shares<'_> {
     }
 }
 
-/// Shares of a row's elements.
+/// Shares of a row's elements. With 14 bits they are i16, whose products vectorise on every CPU.
 #[derive(Clone, Copy)]
 enum RowShare<'a> {
-    Even(i32),
-    Each(&'a [i32]),
-}
-
-impl RowShare<'_> {
-    /// Calls `add` with each element of `SIZE` bytes and its share.
-    fn each<const SIZE: usize>(
-        self,
-        target: &mut [u8],
-        seen: &[u8],
-        restored: &[u8],
-        add: impl Fn(&mut [u8], &[u8], &[u8], i32),
-    ) {
-        let elements = target
-            .chunks_exact_mut(SIZE)
-            .zip(seen.chunks_exact(SIZE).zip(restored.chunks_exact(SIZE)));
-        match self {
-            Self::Even(share) => elements.for_each(|(target, (seen, restored))| add(target, seen, restored, share)),
-            Self::Each(shares) => elements
-                .zip(shares)
-                .for_each(|((target, (seen, restored)), share)| add(target, seen, restored, *share)),
-        }
-    }
+    Even(i16),
+    Each(&'a [i16]),
 }
 
 fn add_bytes(target: &mut [u8], seen: &[u8], restored: &[u8], share: RowShare<'_>) {
-    share.each::<1>(target, seen, restored, |target, seen, restored, share| {
-        let value = i32::from(target[0]) + part(i32::from(restored[0]) - i32::from(seen[0]), share);
-        target[0] = value.clamp(0, 255) as u8;
-    });
+    fn add(target: &mut u8, seen: u8, restored: u8, share: i16) {
+        let difference = i16::from(restored) - i16::from(seen);
+        let part = (i32::from(difference) * i32::from(share) + FULL / 2) >> 14;
+        *target = (i16::from(*target) + part as i16).clamp(0, 255) as u8;
+    }
+    let bytes = target.iter_mut().zip(seen).zip(restored);
+    match share {
+        RowShare::Even(share) => bytes.for_each(|((target, seen), restored)| add(target, *seen, *restored, share)),
+        RowShare::Each(shares) => bytes
+            .zip(shares)
+            .for_each(|(((target, seen), restored), share)| add(target, *seen, *restored, *share)),
+    }
 }
 
 /// Fills an RGB frame, whose rows may be padded, with packed pixels that `draw` writes.
@@ -301,7 +288,7 @@ fn each_row(
     const SAME: &str = "the frames have the same planes";
     let block = block(info);
     let columns = source.width.div_ceil(block.0) as usize;
-    let mut row_shares: Vec<i32> = Vec::new();
+    let mut row_shares: Vec<i16> = Vec::new();
     for plane in 0..info.n_planes() {
         // Up to the part's start, within the part, and within a block.
         let start = part_size(info, plane, source.x, source.y);
@@ -321,14 +308,14 @@ fn each_row(
         let targets = target.plane_data_mut(plane).expect(SAME).chunks_mut(target_stride);
         for (row, (target, (a, b))) in targets.skip(start.1).zip(sources).take(rows).enumerate() {
             let share = match shares.weights {
-                None => RowShare::Even(shares.share),
+                None => RowShare::Even(shares.share as i16),
                 Some(weights) => {
                     if row % of_block.1 == 0 {
                         let weights = &weights[row / of_block.1 * columns..][..columns];
                         let elements = of_block.0 / size;
                         row_shares.clear();
                         for weight in weights {
-                            let share = part(i32::from(*weight), shares.share);
+                            let share = part(i32::from(*weight), shares.share) as i16;
                             row_shares.extend(std::iter::repeat_n(share, elements));
                         }
                     }
@@ -374,14 +361,24 @@ fn add_words(target: &mut [u8], seen: &[u8], restored: &[u8], share: RowShare<'_
     };
     // Steps of one component value, so that the mask cuts off nothing.
     let shift = mask.trailing_zeros();
-    share.each::<2>(target, seen, restored, |target, seen, restored, share| {
+    let add = |target: &mut [u8], seen: &[u8], restored: &[u8], share: i16| {
         let difference = (read(restored) - read(seen)) >> shift;
-        let value = (read(target) >> shift) + part(difference, share);
+        let value = (read(target) >> shift) + part(difference, share.into());
         let word = (value.clamp(0, i32::from(mask >> shift)) as u16) << shift;
         target.copy_from_slice(&if little_endian {
             word.to_le_bytes()
         } else {
             word.to_be_bytes()
         });
-    });
+    };
+    let words = target
+        .chunks_exact_mut(2)
+        .zip(seen.chunks_exact(2))
+        .zip(restored.chunks_exact(2));
+    match share {
+        RowShare::Even(share) => words.for_each(|((target, seen), restored)| add(target, seen, restored, share)),
+        RowShare::Each(shares) => words
+            .zip(shares)
+            .for_each(|(((target, seen), restored), share)| add(target, seen, restored, *share)),
+    }
 }

@@ -9,7 +9,7 @@ use gst::glib;
 use gst_video::prelude::*;
 use gst_video::{
     VideoConverter, VideoConverterConfig, VideoDitherMethod, VideoFormat, VideoFormatInfo, VideoFrame, VideoFrameRef,
-    VideoInfo,
+    VideoInfo, VideoResamplerMethod,
 };
 
 use super::paste::{Paste, plane_size};
@@ -72,7 +72,16 @@ impl Crop {
     /// # Errors
     /// Fails where GstVideoConverter does not convert between the two.
     pub fn new(info: &VideoInfo, source: Area, rgb: &VideoInfo, place: Area) -> Result<Self, glib::BoolError> {
-        let mut config = plain_config();
+        Self::with_config(info, source, rgb, place, plain_config())
+    }
+
+    fn with_config(
+        info: &VideoInfo,
+        source: Area,
+        rgb: &VideoInfo,
+        place: Area,
+        mut config: VideoConverterConfig,
+    ) -> Result<Self, glib::BoolError> {
         set_source(&mut config, source);
         config.set_dest_x(place.x as i32);
         config.set_dest_y(place.y as i32);
@@ -82,6 +91,17 @@ impl Crop {
         config.set_border_argb(0xff00_0000);
         let converter = VideoConverter::new(info, rgb, Some(config))?;
         Ok(Self { converter })
+    }
+
+    /// Of whole frames, with a filter that is fast and aliases a little: to look at, not to restore.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn coarse(info: &VideoInfo, rgb: &VideoInfo, place: Area) -> Result<Self, glib::BoolError> {
+        let mut config = plain_config();
+        config.set_resampler_method(VideoResamplerMethod::Linear);
+        config.set_resampler_taps(2);
+        Self::with_config(info, whole(info), rgb, place, config)
     }
 
     /// Writes packed pixels, [H, W, 3]; `rgb` is memory for the way.

@@ -128,7 +128,7 @@ impl Default for Settings {
             detector: None,
             detect_interval: 2,
             max_faces: 4,
-            min_face_size: 32,
+            min_face_size: 48,
             max_face_size: 0,
             max_turn: 1.2,
             // Head and shoulders, as in the training clips: 2.25 times the face's height.

@@ -9,8 +9,10 @@ use ort::value::{TensorElementType, TensorRef, ValueType};
 use super::decode::{self, YUNET_STRIDES, YunetHead};
 use super::{Found, Rect};
 
-/// Long side of the picture that YuNet sees, in pixels.
-const YUNET_SIDE: u32 = 640;
+/// Long side of the picture that YuNet sees, in pixels: at most, and at least where the frame has as many.
+const YUNET_SIDES: (f64, f64) = (160.0, 640.0);
+/// Height of the smallest face that YuNet is to find, in pixels of its picture: it was trained for ten.
+const YUNET_FACE: f64 = 12.0;
 /// What the sides of YuNet's picture are multiples of.
 const YUNET_STEP: u32 = 32;
 /// Size of the picture that RFB-320 sees.
@@ -104,10 +106,11 @@ impl Detector {
         })
     }
 
-    /// How frames of `width` x `height` pixels are shown to it; `pixel_aspect` is a pixel's width by its height.
-    pub fn view(&self, width: u32, height: u32, pixel_aspect: f64) -> View {
+    /// How frames of `width` x `height` pixels are shown to it, so that it finds faces of `least` pixels, where it can; `pixel_aspect`
+    /// is a pixel's width by its height.
+    pub fn view(&self, width: u32, height: u32, pixel_aspect: f64, least: u32) -> View {
         match self.kind {
-            Kind::Yunet => yunet_view(width, height, pixel_aspect),
+            Kind::Yunet => yunet_view(width, height, pixel_aspect, least),
             Kind::Rfb => View {
                 size: RFB_SIZE,
                 content: RFB_SIZE,
@@ -184,14 +187,16 @@ impl View {
     }
 }
 
-fn yunet_view(width: u32, height: u32, pixel_aspect: f64) -> View {
+fn yunet_view(width: u32, height: u32, pixel_aspect: f64, least: u32) -> View {
     // As the display shows it, and never larger than it is.
     let (across, down) = (
         f64::from(width) * pixel_aspect.max(1.0),
         f64::from(height) / pixel_aspect.min(1.0),
     );
-    let scale = (f64::from(YUNET_SIDE) / across.max(down)).min(1.0);
-    let side = |length: f64| ((length * scale).round() as u32).clamp(1, YUNET_SIDE);
+    let long = across.max(down);
+    let wanted = long * YUNET_FACE / f64::from(least.max(1));
+    let scale = (wanted.clamp(YUNET_SIDES.0, YUNET_SIDES.1) / long).min(1.0);
+    let side = |length: f64| ((length * scale).round() as u32).max(1);
     let content = (side(across), side(down));
     View {
         size: (
@@ -243,14 +248,17 @@ mod tests {
 
     #[test]
     fn the_picture_is_the_frame_as_it_is_seen_in_whole_steps() {
-        let view = yunet_view(1280, 720, 1.0);
+        let view = yunet_view(1280, 720, 1.0, 0);
         assert_eq!((view.content, view.size), ((640, 360), (640, 384)));
-        let view = yunet_view(512, 512, 1.0);
+        let view = yunet_view(512, 512, 1.0, 12);
         assert_eq!((view.content, view.size), ((512, 512), (512, 512)));
-        let view = yunet_view(720, 576, 16.0 / 15.0);
+        let view = yunet_view(720, 576, 16.0 / 15.0, 1);
         assert_eq!(view.content, (640, 480));
-        let view = yunet_view(1, 4000, 1.0);
+        let view = yunet_view(1, 4000, 1.0, 1);
         assert_eq!((view.content, view.size), ((1, 640), (32, 640)));
+        // Only as large as the least face needs.
+        assert_eq!(yunet_view(1280, 720, 1.0, 48).size, (320, 192));
+        assert_eq!(yunet_view(1280, 720, 1.0, 1000).content.0, 160);
         let face = Found {
             rect: Rect {
                 x: 10.0,
@@ -261,7 +269,7 @@ mod tests {
             score: 0.9,
             landmarks: Some([(1.0, 2.0); 5]),
         };
-        let face = yunet_view(1280, 720, 1.0).to_frame(&face, 1280, 720);
+        let face = yunet_view(1280, 720, 1.0, 0).to_frame(&face, 1280, 720);
         assert_eq!(
             (face.rect.x, face.rect.height, face.landmarks.unwrap()[4]),
             (20.0, 80.0, (2.0, 4.0))
