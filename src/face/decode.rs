@@ -38,8 +38,7 @@ pub fn yunet(heads: &[YunetHead<'_>; 3], width: usize, threshold: f64) -> Vec<Fo
         for cell in 0..cells {
             let score = |value: f32| f64::from(value).clamp(0.0, 1.0);
             let score = (score(head.cls[cell]) * score(head.obj[cell])).sqrt();
-            // Not a number is not enough.
-            if !(score >= threshold) {
+            if score.is_nan() || score < threshold {
                 continue;
             }
             let scale = stride as f64;

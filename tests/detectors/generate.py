@@ -1,7 +1,7 @@
 """Writes face detectors for tests: they look at nothing and always say the same.
 
-`yunet-whole` and `rfb-whole` find one face that fills the frame, whatever its size; `yunet-nothing` finds none; `wrong` has the
-outputs of neither. Deterministic: the same bytes every time.
+`yunet-whole` and `rfb-whole` find one face that fills the frame, whatever its size; `yunet-nothing` finds none; `wrong`
+has the outputs of neither. Deterministic: the same bytes every time.
 """
 
 import sys
@@ -30,7 +30,10 @@ def detector(input_shape: list[int | str], outputs: Values) -> bytes:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, values.shape) for name, values in outputs.items()],
     )
     model = helper.make_model(
-        graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="dvface test detectors"
+        graph,
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        producer_name="dvface test detectors",
     )
     return model.SerializeToString(deterministic=True)
 

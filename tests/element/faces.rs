@@ -17,8 +17,11 @@ pub fn meta_element(model: &str) -> gst::Element {
     element
 }
 
+/// Left, top, width, height.
+type Box4 = (u32, u32, u32, u32);
+
 /// What was restored in a frame: track, share of the strength, box.
-pub fn restored(buffer: &gst::BufferRef) -> Vec<(i32, f64, (u32, u32, u32, u32))> {
+pub fn restored(buffer: &gst::BufferRef) -> Vec<(i32, f64, Box4)> {
     let metas = buffer.iter_meta::<VideoRegionOfInterestMeta>();
     metas
         .filter(|meta| meta.roi_type() == "dvface-restored")
@@ -29,7 +32,7 @@ pub fn restored(buffer: &gst::BufferRef) -> Vec<(i32, f64, (u32, u32, u32, u32))
         .collect()
 }
 
-fn with_faces(mut buffer: gst::Buffer, faces: &[(u32, u32, u32, u32)]) -> gst::Buffer {
+fn with_faces(mut buffer: gst::Buffer, faces: &[Box4]) -> gst::Buffer {
     for face in faces {
         add_face(buffer.get_mut().unwrap(), *face);
     }
@@ -56,7 +59,7 @@ fn vga() -> VideoInfo {
 }
 
 /// One face in the middle of a 160x120 frame.
-const FACE: (u32, u32, u32, u32) = (65, 45, 24, 32);
+const FACE: Box4 = (65, 45, 24, 32);
 
 #[test]
 fn without_a_face_the_same_buffers_go_on_at_once_and_nothing_runs() {
