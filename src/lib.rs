@@ -4,6 +4,7 @@
 pub mod bundle;
 #[cfg(feature = "element")]
 pub mod dvfacerestore;
+pub mod face;
 pub mod pace;
 pub mod restorer;
 pub mod runtime;

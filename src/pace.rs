@@ -182,6 +182,8 @@ pub struct Pace {
     bypasses: bool,
     /// Frames that waited for room since the last pause was over.
     waited: u64,
+    /// Windows that run one after the other before a frame may leave.
+    together: u32,
 }
 
 impl Pace {
@@ -195,7 +197,13 @@ impl Pace {
             failed: BackOff::new(window),
             bypasses: false,
             waited: 0,
+            together: 1,
         }
+    }
+
+    /// From now on as many windows run one after the other before a frame may leave.
+    pub fn run_together(&mut self, windows: usize) {
+        self.together = u32::try_from(windows).unwrap_or(u32::MAX).max(1);
     }
 
     /// How long a window is expected to take.
@@ -256,10 +264,10 @@ impl Pace {
         self.failed = BackOff::new(self.window);
     }
 
-    /// What a window must have to be started: an eighth more than is expected, for runs are not all equally long. Of the
-    /// margin in the latency that is about half.
+    /// What the windows that run together must have to be started: an eighth more than is expected, for runs are not all equally
+    /// long. Of the margin in the latency that is about half.
     fn needed(&self) -> Duration {
-        let expected = self.expected();
+        let expected = self.expected().saturating_mul(self.together);
         expected.saturating_add(expected / 8)
     }
 

@@ -13,8 +13,10 @@ use gst_video::VideoFrameRef;
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
 use super::picture::Picture;
+use super::regions::Region;
 use super::settings::Overload;
-use super::stream::{Frame, Item, Stream};
+use super::stream::{Frame, Item};
+use crate::face::detector::DetectorError;
 use crate::pace::Cause;
 use crate::restorer::RestoreError;
 
@@ -44,6 +46,12 @@ impl DvFaceRestore {
             gst::debug!(CAT, imp = self, "scene cut before {buffer:?}");
             self.drain_before(Some(&buffer))?;
         }
+        let regions = self.find_regions(&buffer)?;
+        if regions.is_empty() && !self.holds_frames() {
+            // Nothing to restore, and nothing to wait for: the very buffer.
+            self.statistics.lock().counts.empty += 1;
+            return self.send(Item::Buffer(buffer));
+        }
         let strength = self.settings.lock().strength;
         let running_time = self.running_time(&buffer).map(Duration::from);
         let output = self.output_for(&buffer)?;
@@ -57,7 +65,7 @@ impl DvFaceRestore {
                 running_time,
             };
             let Engine { stream, restorer, .. } = engine;
-            Ok(self.with_rules(|rules| stream.push_frame(&input, frame, rules, restorer))?)
+            Ok(self.with_rules(|rules| stream.push_frame(&input, frame, regions, rules, restorer))?)
         })
     }
 
@@ -69,6 +77,46 @@ impl DvFaceRestore {
             engine.stream.push_unrestored(output);
             Ok(())
         })
+    }
+
+    /// What is to be restored of a frame. Where the detector fails, `buffer` goes on with the frames that are held.
+    fn find_regions(&self, buffer: &gst::Buffer) -> Result<Vec<Region>, gst::FlowError> {
+        let may_bypass = self.settings.lock().overload == Overload::Bypass;
+        let mut regions = Vec::new();
+        let mut passed_over = None;
+        self.with_engine(|engine| {
+            let info = engine.picture()?.info().clone();
+            let Engine { stream, faces, .. } = engine;
+            let Some(faces) = faces else {
+                regions.push(Region::Whole);
+                return Ok(());
+            };
+            let input = VideoFrameRef::from_buffer_ref_readable(buffer, &info).map_err(|_| self.unmappable())?;
+            match faces.next(buffer, &input) {
+                Ok(shown) => {
+                    let pictures = stream.pictures().and_then(|pictures| pictures.faces.as_ref());
+                    regions = pictures.map(|pictures| pictures.regions(&shown)).unwrap_or_default();
+                    Ok(())
+                }
+                Err(error) if may_bypass => {
+                    passed_over = Some(error);
+                    Ok(())
+                }
+                Err(error) => {
+                    stream.push_unrestored(buffer.clone());
+                    Err(Failure::Detect(error))
+                }
+            }
+        })?;
+        if let Some(error) = passed_over {
+            self.tell_failed(&error);
+        }
+        Ok(regions)
+    }
+
+    fn holds_frames(&self) -> bool {
+        let engine = self.engine.lock();
+        engine.as_ref().is_some_and(|engine| engine.stream.holds_frames())
     }
 
     /// Whether a frame begins another scene, as `scene-cut` defines it.
@@ -124,7 +172,10 @@ impl DvFaceRestore {
     /// Ends the run before the frame `next`. Where that fails, `next` goes on with the frames that are held.
     fn drain_before(&self, next: Option<&gst::Buffer>) -> Result<(), gst::FlowError> {
         self.with_engine(|engine| {
-            if !engine.stream.holds_frames() {
+            if let Some(faces) = &mut engine.faces {
+                faces.cut();
+            }
+            if engine.stream.is_idle() {
                 return Ok(());
             }
             gst::debug!(CAT, imp = self, "draining");
@@ -141,8 +192,11 @@ impl DvFaceRestore {
     }
 
     /// Forgets what is held (flush). The source pad keeps the sticky events, and sends them with what comes next.
-    pub(super) fn forget(&self, stream: &mut Stream) {
-        for event in stream.clear() {
+    pub(super) fn forget(&self, engine: &mut Engine) {
+        if let Some(faces) = &mut engine.faces {
+            faces.cut();
+        }
+        for event in engine.stream.clear() {
             // It refuses where the stream has ended.
             let _ = self.obj().src_pad().store_sticky_event(&event);
         }
@@ -163,13 +217,13 @@ impl DvFaceRestore {
         let mut passed_over = None;
         let may_bypass = self.settings.lock().overload == Overload::Bypass;
         match done {
-            Err(Failure::Restore(RestoreError::Interrupted)) => self.forget(&mut engine.stream),
+            Err(Failure::Restore(RestoreError::Interrupted)) => self.forget(&mut engine),
             Err(Failure::Restore(error)) if may_bypass => {
                 engine.stream.bypass(Cause::Failed, Duration::ZERO);
                 passed_over = Some(error);
                 done = Ok(());
             }
-            Err(Failure::Restore(_)) => engine.stream.give_up(),
+            Err(Failure::Restore(_) | Failure::Detect(_)) => engine.stream.give_up(),
             Ok(()) | Err(Failure::Flow(_)) => {}
         }
         let counts = engine.stream.take_counts();
@@ -202,6 +256,10 @@ impl DvFaceRestore {
             Ok(()) => sent,
             Err(Failure::Flow(error)) => Err(error),
             Err(Failure::Restore(RestoreError::Interrupted)) => Err(gst::FlowError::Flushing),
+            Err(Failure::Detect(error)) => {
+                self.post_error_message(model::detector_message(&error));
+                Err(gst::FlowError::Error)
+            }
             Err(Failure::Restore(error)) => {
                 self.post_error_message(model::restore_message(&error));
                 Err(gst::FlowError::Error)
@@ -342,6 +400,7 @@ impl Engine {
 /// What can go wrong on the way.
 enum Failure {
     Restore(RestoreError),
+    Detect(DetectorError),
     Flow(gst::FlowError),
 }
 

@@ -36,10 +36,12 @@ use gst_video::VideoInfo;
 use gst_video::subclass::prelude::*;
 use parking_lot::Mutex;
 
+use super::faces::Faces;
 use super::latency::{self, Latency};
 use super::live::Live;
 use super::model::{self, Model};
 use super::picture::{self, Picture};
+use super::regions::{FacePictures, Pictures};
 use super::settings::{self, Settings};
 use super::statistics::Statistics;
 use super::stream::Stream;
@@ -53,11 +55,16 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
+/// Side of what is seen of a whole frame where only faces are restored: to tell scene cuts, in pixels.
+const GLANCE_SIDE: u32 = 128;
+
 /// What the streaming thread works with. It is taken out of its mutex for that time, so that no lock is held while graphs
 /// run and buffers are pushed.
 pub(super) struct Engine {
     pub(super) restorer: Restorer,
     pub(super) stream: Stream,
+    /// `None` where the whole frame is restored.
+    pub(super) faces: Option<Faces>,
     /// How long the last burst of frames took to push.
     pub(super) blocked: Duration,
     /// Width and height of the bundle's frames, in pixels.
@@ -181,6 +188,7 @@ impl BaseTransformImpl for DvFaceRestore {
             shape,
             mut restorer,
             interrupt,
+            faces,
             passed_over,
         } = self.or_progress_error("load", self.load_with_progress(&settings))?;
         let provider = restorer.sessions().provider();
@@ -242,6 +250,7 @@ impl BaseTransformImpl for DvFaceRestore {
         *self.engine.lock() = Some(Box::new(Engine {
             restorer,
             stream,
+            faces,
             blocked: Duration::ZERO,
             size,
         }));
@@ -306,7 +315,7 @@ impl BaseTransformImpl for DvFaceRestore {
             }
             EventView::FlushStop(_) => {
                 if let Some(engine) = self.engine.lock().as_mut() {
-                    self.forget(&mut engine.stream);
+                    self.forget(engine);
                 }
                 self.latency.lock().cut();
                 self.forget_qos();
@@ -398,8 +407,16 @@ impl VideoFilterImpl for DvFaceRestore {
             let engine = engine
                 .as_mut()
                 .ok_or_else(|| gst::loggable_error!(CAT, "not started"))?;
-            let picture = Picture::new(in_info, engine.size.0, engine.size.1)?;
-            engine.stream.set_picture(picture);
+            let (width, height) = engine.size;
+            let pictures = match &mut engine.faces {
+                None => Pictures::new(Picture::new(in_info, width, height)?, None),
+                Some(faces) => {
+                    faces.set_info(in_info)?;
+                    let whole = Picture::new(in_info, GLANCE_SIDE, GLANCE_SIDE)?;
+                    Pictures::new(whole, Some(FacePictures::new(in_info, width, height, faces.look)?))
+                }
+            };
+            engine.stream.set_pictures(pictures);
         }
         self.change_latency(|latency| latency.set_rate(in_info.fps()));
         Ok(())

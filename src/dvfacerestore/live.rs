@@ -194,7 +194,7 @@ impl DvFaceRestore {
     }
 
     /// Says once that a run failed, and that its frames go on unrestored.
-    pub(super) fn tell_failed(&self, error: &crate::restorer::RestoreError) {
+    pub(super) fn tell_failed(&self, error: &dyn std::error::Error) {
         gst::warning!(CAT, imp = self, "frames go on unrestored: {error}");
         if std::mem::replace(&mut self.live.lock().told_failed, true) {
             return;

@@ -1,12 +1,17 @@
 //! The element `dvfacerestore`.
 
+mod faces;
 mod flow;
 mod imp;
 mod latency;
 mod live;
 mod model;
+mod paste;
 pub mod picture;
 mod progress;
+mod queue;
+mod regions;
+mod run;
 mod settings;
 mod statistics;
 mod stream;
@@ -14,7 +19,7 @@ mod stream;
 use gst::glib;
 use gst::prelude::*;
 
-pub use settings::{Overload, ProviderChoice, Region};
+pub use settings::{MaskShape, Overload, ProviderChoice, Region};
 
 glib::wrapper! {
     /// Restores degraded face video in windows of some frames.
@@ -29,6 +34,7 @@ glib::wrapper! {
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     ProviderChoice::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     Overload::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    MaskShape::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     Region::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(
         Some(plugin),

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use ort::environment::Environment;
 
+use super::faces::Faces;
 use super::settings::{ProviderChoice, Settings};
 use crate::bundle::{Bundle, BundleError};
+use crate::face::detector::DetectorError;
 use crate::restorer::{Interrupt, RestoreError, Restorer};
 use crate::runtime::{self, LibrarySearch, Provider, ProviderOptions, RuntimeError, SessionCache, Sessions};
 use crate::window::WindowShape;
@@ -17,6 +19,8 @@ pub struct Model {
     pub shape: WindowShape,
     pub restorer: Restorer,
     pub interrupt: Arc<Interrupt>,
+    /// `None` where the whole frame is restored.
+    pub faces: Option<Faces>,
     /// Why `provider=auto` did not take CUDA.
     pub passed_over: Option<String>,
 }
@@ -36,6 +40,7 @@ pub fn load(settings: &Settings, plugin_dir: Option<PathBuf>) -> Result<Model, g
         .find()
         .and_then(|path| runtime::environment(&path))
         .map_err(|error| runtime_message(&error))?;
+    let faces = Faces::open(settings, &environment).map_err(|error| detector_message(&error))?;
     let (sessions, passed_over) =
         open_sessions(&environment, &bundle, settings).map_err(|error| runtime_message(&error))?;
     let call = |error: ort::Error| gst::error_msg!(gst::LibraryError::Init, ("ONNX Runtime: {error}"));
@@ -53,6 +58,7 @@ pub fn load(settings: &Settings, plugin_dir: Option<PathBuf>) -> Result<Model, g
         shape,
         restorer,
         interrupt,
+        faces,
         passed_over,
     })
 }
@@ -127,6 +133,16 @@ fn runtime_message(error: &RuntimeError) -> gst::ErrorMessage {
         RuntimeError::GraphRefused { .. } => gst::error_msg!(gst::ResourceError::Read, ("{error}")),
         RuntimeError::OutOfMemory { .. } => gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("{error}")),
         RuntimeError::Bundle(error) => bundle_message(error),
+    }
+}
+
+/// The bus error of a detector that cannot be used, or that failed.
+pub fn detector_message(error: &DetectorError) -> gst::ErrorMessage {
+    match error {
+        DetectorError::NotNamed => gst::error_msg!(gst::LibraryError::Settings, ("{error}")),
+        DetectorError::Read { .. } => gst::error_msg!(gst::ResourceError::OpenRead, ("{error}")),
+        DetectorError::Unusable { .. } => gst::error_msg!(gst::ResourceError::Read, ("{error}")),
+        DetectorError::Run(_) => gst::error_msg!(gst::LibraryError::Failed, ("{error}")),
     }
 }
 

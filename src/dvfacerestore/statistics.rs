@@ -31,6 +31,8 @@ impl Statistics {
         self.counts.windows += counts.windows;
         self.counts.restored += counts.restored;
         self.counts.bypassed += counts.bypassed;
+        self.counts.empty += counts.empty;
+        self.counts.faces += counts.faces;
         self.counts.scene_cuts += counts.scene_cuts;
         self.counts.converting += counts.converting;
     }
@@ -50,6 +52,8 @@ impl Statistics {
             .field("frames-out", self.frames_out)
             .field("frames-restored", self.counts.restored)
             .field("frames-bypassed", self.counts.bypassed)
+            .field("frames-without-face", self.counts.empty)
+            .field("faces-restored", self.counts.faces)
             .field("windows", self.counts.windows)
             .field("scene-cuts", self.counts.scene_cuts)
             .field("conversion-total-ms", self.counts.converting.as_secs_f64() * 1e3)

@@ -1,33 +1,26 @@
-//! The frames and events that an element holds: in order, until their window is restored.
+//! The runs of the regions that are restored, and the frames that wait for them.
+//!
+//! Every region has its own run: its own windows, by the rules of [`window`](crate::window), from the frame in which it begins to the
+//! last one before it ends. All frames wait in one queue. A frame leaves when what is restored of it is final: after a window's
+//! frames at most, however many regions it has. A frame without a region waits for those before it only.
+//!
+//! Where several windows are complete with the same frame they run in turn, the largest region's first.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use gst_video::VideoFrameRef;
 
+use super::imp::CAT;
 use super::live::Watch;
 use super::picture::Picture;
+use super::queue::Queue;
+pub use super::queue::{Counts, Frame, Item};
+use super::regions::{Pictures, Region, WHOLE};
+use super::run::Run;
 use crate::pace::{self, Cause, Moment, Pace};
-
-use crate::restorer::{Reason, RestoreError, Restored, Restorer};
+use crate::restorer::{Reason, RestoreError, Restorer};
 use crate::scene::Signature;
-use crate::window::{FrameStore, Plan, Planner, StoreError, Tail, WindowShape, cross_fade};
-
-/// What goes downstream next.
-pub enum Item {
-    Buffer(gst::Buffer),
-    /// A frame that should have been restored, and how much too late it would have been.
-    Bypassed(gst::Buffer, Duration),
-    Event(gst::Event),
-}
-
-/// A frame on its way.
-pub struct Frame {
-    /// What is to be sent: the input's pixels and metadata.
-    pub buffer: gst::Buffer,
-    pub strength: f64,
-    pub running_time: Option<Duration>,
-}
+use crate::window::{Plan, StoreError, Tail, WindowShape, cross_fade};
 
 /// What holds at the time of a call.
 pub struct Rules<'a> {
@@ -39,44 +32,28 @@ pub struct Rules<'a> {
     pub watch: &'a dyn Fn(Duration) -> Option<Watch>,
 }
 
-/// What waits, in the order of arrival.
-enum Waiting {
-    Frame(Frame),
-    Event(gst::Event),
-}
-
 /// A stream's frames, events and pixels. Calls that may run the graphs take the restorer.
 pub struct Stream {
     shape: WindowShape,
-    planner: Planner,
-    store: FrameStore,
+    frame_bytes: usize,
     /// Of the current caps.
-    picture: Option<Picture>,
+    pictures: Option<Pictures>,
     queue: Queue,
-    /// Result of the run's last window, whose last frames wait for the next one.
-    previous: Option<Restored>,
+    /// Regions of the last frame.
+    runs: Vec<Run>,
+    /// Memory of runs that have ended, for the next ones.
+    spare: Vec<Run>,
+    /// Runs at once, at most, so far.
+    most_runs: usize,
     pace: Pace,
-    /// Frames of the run so far.
-    run_frames: u64,
-    /// The run follows unrestored frames.
-    fades_in: bool,
     /// Of the last frame looked at.
     signature: Option<Signature>,
-    /// The next frame's pixels are in the store already.
+    /// The next frame's pixels are in the whole frame's store already.
     is_read: bool,
+    /// Memory to look at frames, where they are not restored whole.
+    glance: Vec<u8>,
     /// How much too late the last window was that was.
     late: Option<Duration>,
-}
-
-/// What has been done.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    pub windows: u64,
-    pub restored: u64,
-    pub bypassed: u64,
-    pub scene_cuts: u64,
-    /// Time of conversions, both ways.
-    pub converting: Duration,
 }
 
 impl Stream {
@@ -87,28 +64,33 @@ impl Stream {
     pub fn new(shape: WindowShape, frame_bytes: usize, measured: Duration) -> Result<Self, StoreError> {
         Ok(Self {
             shape,
-            planner: Planner::new(shape),
-            store: FrameStore::new(shape, frame_bytes)?,
-            picture: None,
+            frame_bytes,
+            pictures: None,
             queue: Queue::default(),
-            previous: None,
+            runs: Vec::new(),
+            spare: vec![Run::new(shape, frame_bytes)?],
+            most_runs: 1,
             pace: Pace::new(shape.frames(), measured),
-            run_frames: 0,
-            fades_in: false,
             signature: None,
             is_read: false,
+            glance: Vec::new(),
             late: None,
         })
     }
 
     /// Takes the frames' caps. The frames of the caps before must have been drained.
-    pub fn set_picture(&mut self, picture: Picture) {
+    pub fn set_pictures(&mut self, pictures: Pictures) {
         debug_assert!(!self.holds_frames());
-        self.picture = Some(picture);
+        self.pictures = Some(pictures);
     }
 
+    /// The way of whole frames.
     pub fn picture(&self) -> Option<&Picture> {
-        self.picture.as_ref()
+        self.pictures.as_ref().map(|pictures| &pictures.whole)
+    }
+
+    pub fn pictures(&self) -> Option<&Pictures> {
+        self.pictures.as_ref()
     }
 
     pub fn shape(&self) -> WindowShape {
@@ -117,12 +99,17 @@ impl Stream {
 
     /// Whether frames wait for their window.
     pub fn holds_frames(&self) -> bool {
-        self.planner.waiting() > 0
+        self.queue.holds_frames()
     }
 
-    /// How long a window is expected to take.
+    /// Whether no frame waits, and no run goes on.
+    pub fn is_idle(&self) -> bool {
+        !self.holds_frames() && self.runs.is_empty()
+    }
+
+    /// How long the windows that may be complete with one frame are expected to take: as many as there have been regions at once.
     pub fn expected(&self) -> Duration {
-        self.pace.expected()
+        self.pace.expected() * self.most_runs as u32
     }
 
     /// How much too late a window was since the last call, whether it was restored or not.
@@ -132,31 +119,42 @@ impl Stream {
 
     /// The next buffer or event to send.
     pub fn pop_ready(&mut self) -> Option<Item> {
-        self.queue.ready.pop_front()
+        self.queue.pop_ready()
     }
 
     pub fn take_counts(&mut self) -> Counts {
         let mut counts = std::mem::take(&mut self.queue.counts);
-        counts.converting = self.picture.as_mut().map(Picture::take_spent).unwrap_or_default();
+        counts.converting = self.pictures.as_mut().map(Pictures::take_spent).unwrap_or_default();
         counts
     }
 
     /// Takes an event that keeps its place among the frames.
     pub fn push_event(&mut self, event: gst::Event) {
-        self.queue.waiting.push_back(Waiting::Event(event));
-        self.queue.release_events();
+        self.queue.push_event(event);
     }
 
     /// Looks at the next frame, before it is [pushed](Self::push_frame): whether it begins another scene, being farther than
     /// `threshold` from the frame before it.
     ///
     /// # Panics
-    /// Panics without a picture.
+    /// Panics without pictures.
     pub fn begins_scene(&mut self, input: &VideoFrameRef<&gst::BufferRef>, threshold: f64) -> bool {
-        let picture = self.picture.as_mut().expect("caps come before frames");
-        picture.read(input, self.store.next());
-        self.is_read = true;
-        let signature = picture.signature(self.store.next());
+        let is_whole = self.pictures.as_ref().is_some_and(|pictures| pictures.faces.is_none());
+        // Where the whole frame is restored, what is looked at need not be read again.
+        let run = is_whole.then(|| self.run_or_new(WHOLE).ok()).flatten();
+        let picture = &mut self.pictures.as_mut().expect("caps come before frames").whole;
+        let pixels = match run {
+            Some(at) => {
+                self.is_read = true;
+                self.runs[at].store.next()
+            }
+            None => {
+                self.glance.resize(picture.read_bytes(), 0);
+                &mut self.glance[..]
+            }
+        };
+        picture.read(input, pixels);
+        let signature = picture.signature(pixels);
         let before = self.signature.replace(signature);
         let is_cut = before
             .zip(self.signature.as_ref())
@@ -170,22 +168,25 @@ impl Stream {
         self.signature = None;
     }
 
-    /// Takes a frame: `input` to restore, `frame` to be sent. Restores the window that it completes, unless that could not be
-    /// in time.
+    /// Takes a frame: `regions` of `input` to restore, the most urgent first, `frame` to be sent. Regions that are no longer there
+    /// end. Restores the windows that are complete then, unless that could not be in time.
     ///
     /// # Errors
     /// As [`Restorer::restore`]; the frames are still held then.
     ///
     /// # Panics
-    /// Panics without a picture.
+    /// Panics without pictures.
     pub fn push_frame(
         &mut self,
         input: &VideoFrameRef<&gst::BufferRef>,
         frame: Frame,
+        mut regions: Vec<Region>,
         rules: &Rules<'_>,
         restorer: &mut Restorer,
     ) -> Result<(), RestoreError> {
-        if self.pace.bypasses() {
+        let mut fades_in = false;
+        if self.pace.bypasses() && !regions.is_empty() {
+            self.pace.run_together(regions.len());
             if !rules.may_bypass {
                 self.pace.resume();
             } else if !self.pace.try_restoring(frame.running_time, (rules.moment)().as_ref()) {
@@ -193,136 +194,185 @@ impl Stream {
                 self.queue.bypass(frame.buffer, Duration::ZERO);
                 return Ok(());
             }
-            self.fades_in = true;
+            fades_in = true;
         }
-        if !std::mem::take(&mut self.is_read) {
-            let picture = self.picture.as_mut().expect("caps come before frames");
-            picture.read(input, self.store.next());
+        regions.retain(|region| self.read(input, region, fades_in));
+        self.is_read = false;
+        let runs: Vec<u64> = regions.iter().map(Region::run).collect();
+        self.queue.push(frame, regions);
+
+        let gone = self.runs.iter().map(|run| run.id).filter(|run| !runs.contains(run));
+        for run in gone.collect::<Vec<_>>() {
+            self.finish_run(run, rules, restorer)?;
         }
-        self.store.commit();
-        self.run_frames += 1;
-        self.queue.waiting.push_back(Waiting::Frame(frame));
-        match self.planner.push() {
-            Some(plan) => self.restore(&plan, rules, restorer),
-            None => Ok(()),
+        self.most_runs = self.most_runs.max(runs.len());
+        let mut due = Vec::new();
+        for id in runs {
+            if let Some(run) = self.runs.iter_mut().find(|run| run.id == id)
+                && let Some(plan) = run.planner.push()
+            {
+                due.push((id, plan));
+            }
         }
+        while !due.is_empty() {
+            let together = due.len();
+            let (run, plan) = due.remove(0);
+            self.restore(run, &plan, together, rules, restorer)?;
+            if self.pace.bypasses() {
+                // Every run has ended.
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a frame that is sent as it is, behind those that are held.
     pub fn push_unrestored(&mut self, buffer: gst::Buffer) {
-        if self.queue.waiting.is_empty() {
-            self.queue.counts.bypassed += 1;
-            self.queue.ready.push_back(Item::Buffer(buffer));
-        } else {
-            // Only to be given up: the run before it could not be ended.
-            self.queue.waiting.push_back(Waiting::Frame(Frame {
-                buffer,
-                strength: 0.0,
-                running_time: None,
-            }));
-        }
+        self.queue.push_unrestored(buffer);
     }
 
-    /// Ends the run: restores what is left of it, unless that could not be in time.
+    /// Ends all runs: restores what is left of them, unless that could not be in time.
     ///
     /// # Errors
     /// As [`Restorer::restore`]; the frames are still held then.
     pub fn drain(&mut self, rules: &Rules<'_>, restorer: &mut Restorer) -> Result<(), RestoreError> {
-        match self.planner.finish() {
-            Tail::Nothing => {}
-            Tail::Window(plan) => self.restore(&plan, rules, restorer)?,
-            Tail::Held(frames) => {
-                let frames = (frames.end - frames.start) as usize;
-                self.finish_held(frames, |_| 1.0);
-            }
+        while let Some(run) = self.runs.first().map(|run| run.id) {
+            self.finish_run(run, rules, restorer)?;
         }
-        self.end_run();
+        self.is_read = false;
         Ok(())
     }
 
     /// Makes everything that is held ready as it came, unrestored.
     pub fn give_up(&mut self) {
-        for waiting in self.queue.waiting.drain(..) {
-            self.queue.ready.push_back(match waiting {
-                Waiting::Frame(frame) => {
-                    self.queue.counts.bypassed += 1;
-                    Item::Buffer(frame.buffer)
-                }
-                Waiting::Event(event) => Item::Event(event),
-            });
-        }
-        self.end_run();
+        self.queue.release_all(None);
+        self.end_runs();
     }
 
-    /// Makes everything that is held ready, and lets the next frames go on unrestored. What the last window has restored
-    /// fades to what it has not.
+    /// Makes everything that is held ready, and lets the next frames go on unrestored. What the last windows have restored
+    /// fades to what they have not.
     pub fn bypass(&mut self, cause: Cause, late: Duration) {
-        let held = self.previous.as_ref().map_or(0, |_| self.shape.overlap());
-        let held = held.min(self.queue.frames());
-        self.finish_held(held, |left| pace::fade_out(left, held));
-        while let Some(waiting) = self.queue.waiting.pop_front() {
-            match waiting {
-                Waiting::Frame(frame) => self.queue.bypass(frame.buffer, late),
-                Waiting::Event(event) => self.queue.ready.push_back(Item::Event(event)),
-            }
+        for at in 0..self.runs.len() {
+            let held = self.runs[at].previous.as_ref().map_or(0, |_| self.shape.overlap());
+            let held = held.min(self.queue.pending(self.runs[at].id));
+            self.finish_held(at, held, |left| pace::fade_out(left, held));
         }
-        self.end_run();
+        self.queue.release_all(Some(late));
+        self.end_runs();
         self.pace.bypass(cause);
     }
 
     /// Forgets everything (flush) but sticky events, which tell of the stream and not of a place in it: those it gives
     /// back.
     pub fn clear(&mut self) -> Vec<gst::Event> {
-        let waiting = self.queue.waiting.drain(..).filter_map(|waiting| match waiting {
-            Waiting::Event(event) => Some(event),
-            Waiting::Frame(_) => None,
-        });
-        let ready = self.queue.ready.drain(..).filter_map(|item| match item {
-            Item::Event(event) => Some(event),
-            Item::Buffer(_) | Item::Bypassed(..) => None,
-        });
-        let sticky = ready.chain(waiting).filter(|event| event.is_sticky()).collect();
-        self.end_run();
+        let sticky = self.queue.clear();
+        self.end_runs();
         self.forget_scene();
         sticky
     }
 
-    fn end_run(&mut self) {
-        self.planner.reset();
-        self.store.reset();
-        self.previous = None;
-        self.run_frames = 0;
-        self.fades_in = false;
+    /// Where a run is; a new one where there is none.
+    fn run_or_new(&mut self, id: u64) -> Result<usize, StoreError> {
+        if let Some(at) = self.runs.iter().position(|run| run.id == id) {
+            return Ok(at);
+        }
+        let spare = self.spare.pop().map(Ok);
+        let run = spare.unwrap_or_else(|| Run::new(self.shape, self.frame_bytes))?;
+        self.runs.push(Run { id, ..run });
+        Ok(self.runs.len() - 1)
+    }
+
+    /// Reads a region's pixels into its run's store. Where that cannot be, the region is left alone in this frame.
+    fn read(&mut self, input: &VideoFrameRef<&gst::BufferRef>, region: &Region, fades_in: bool) -> bool {
+        let at = match self.run_or_new(region.run()) {
+            Ok(at) => at,
+            Err(error) => {
+                gst::error!(CAT, "a face is left alone: {error}");
+                return false;
+            }
+        };
+        let run = &mut self.runs[at];
+        if !self.is_read {
+            let pictures = self.pictures.as_mut().expect("caps come before frames");
+            if let Err(error) = pictures.read(input, region, run.store.next()) {
+                gst::error!(CAT, "a face is left alone: {error}");
+                return false;
+            }
+        }
+        run.fades_in |= fades_in && run.frames == 0;
+        run.store.commit();
+        run.frames += 1;
+        true
+    }
+
+    fn end_runs(&mut self) {
+        while let Some(run) = self.runs.last().map(|run| run.id) {
+            self.end_run(run);
+        }
         self.is_read = false;
     }
 
-    /// Makes the first `count` frames ready, which the last window has restored and nothing blends with. `fade` gives the
+    fn end_run(&mut self, id: u64) {
+        let Some(at) = self.runs.iter().position(|run| run.id == id) else {
+            return;
+        };
+        let mut run = self.runs.remove(at);
+        run.reset();
+        self.spare.push(run);
+        if let Some(faces) = self.pictures.as_mut().and_then(|pictures| pictures.faces.as_mut()) {
+            faces.forget(id);
+        }
+    }
+
+    /// Ends a run: restores what is left of it, unless that could not be in time.
+    fn finish_run(&mut self, id: u64, rules: &Rules<'_>, restorer: &mut Restorer) -> Result<(), RestoreError> {
+        let Some(at) = self.runs.iter().position(|run| run.id == id) else {
+            return Ok(());
+        };
+        match self.runs[at].planner.finish() {
+            Tail::Nothing => {}
+            Tail::Window(plan) => self.restore(id, &plan, 1, rules, restorer)?,
+            Tail::Held(frames) => {
+                let frames = (frames.end - frames.start) as usize;
+                self.finish_held(at, frames, |_| 1.0);
+            }
+        }
+        self.end_run(id);
+        Ok(())
+    }
+
+    /// Makes the first `count` frames of a run final, which the last window has restored and nothing blends with. `fade` gives the
     /// share of their strength by the number of frames that follow.
-    fn finish_held(&mut self, count: usize, fade: impl Fn(usize) -> f64) {
-        let Some(restored) = self.previous.take() else {
+    fn finish_held(&mut self, at: usize, count: usize, fade: impl Fn(usize) -> f64) {
+        let run = &mut self.runs[at];
+        let Some(restored) = run.previous.take() else {
             debug_assert_eq!(count, 0, "held frames come from a window");
             return;
         };
-        let frames = self.queue.frames();
+        let pictures = self.pictures.as_mut().expect("caps come before frames");
+        let frames = self.queue.pending(run.id);
         for at in 0..count {
             let slot = self.shape.frames() - self.shape.overlap() + at;
-            let share = fade(count - 1 - at).min(self.entry_share(self.run_frames - (frames - at) as u64));
-            let seen = self.store.recent(frames - 1 - at);
-            self.queue.finish_frame(self.picture.as_mut(), seen, share, |pixels| {
+            let share = fade(count - 1 - at).min(run.entry_share(run.frames - (frames - at) as u64));
+            let seen = run.store.recent(frames - 1 - at);
+            self.queue.finish_region(run.id, pictures, seen, share, |pixels| {
                 pixels.copy_from_slice(restored.frame(slot));
             });
         }
-        self.queue.release_events();
     }
 
-    /// Share of the strength for frame `index` of the run, where it follows unrestored frames.
-    fn entry_share(&self, index: u64) -> f64 {
-        if self.fades_in { pace::fade_in(index) } else { 1.0 }
-    }
-
-    fn restore(&mut self, plan: &Plan, rules: &Rules<'_>, restorer: &mut Restorer) -> Result<(), RestoreError> {
+    /// Restores a window, the first of `together` that are complete.
+    fn restore(
+        &mut self,
+        id: u64,
+        plan: &Plan,
+        together: usize,
+        rules: &Rules<'_>,
+        restorer: &mut Restorer,
+    ) -> Result<(), RestoreError> {
         let moment = (rules.moment)();
         let first = self.queue.first_running_time();
+        self.pace.run_together(together);
         let late = self.pace.lateness(first, moment.as_ref());
         self.late = self.late.max(late);
         if let Some(late) = late.filter(|_| rules.may_bypass) {
@@ -332,7 +382,9 @@ impl Stream {
         let started = Instant::now();
         let limit = first.zip(moment).map(|(first, moment)| moment.limit(first));
         let watch = limit.filter(|_| rules.may_bypass).and_then(rules.watch);
-        let result = restorer.restore(self.store.window(plan));
+        let at = self.runs.iter().position(|run| run.id == id);
+        let at = at.expect("a run that ends is restored before");
+        let result = restorer.restore(self.runs[at].store.window(plan));
         let is_late = restorer.interrupt().is_only(Reason::Late);
         drop(watch);
         let restored = match result {
@@ -346,42 +398,44 @@ impl Stream {
             result => result?,
         };
 
-        let fades_out = rules.may_bypass && self.next_would_be_late(plan, rules);
+        let fades_out = rules.may_bypass && self.next_would_be_late(id, plan, rules);
         let last = if fades_out { plan.held().end } else { plan.emit.end };
-        let window = self.store.window(plan);
-        let previous = self.previous.take();
+        let run = &mut self.runs[at];
+        let pictures = self.pictures.as_mut().expect("caps come before frames");
+        let previous = run.previous.take();
+        let fades_in = run.fades_in;
+        let window = run.store.window(plan);
         let frame_bytes = window.len() / self.shape.frames();
         for frame in plan.emit.start..last {
             let slot = plan.slot(frame);
             let seen = &window[slot * frame_bytes..][..frame_bytes];
             let new = restored.frame(slot);
-            let mut share = if self.fades_in { pace::fade_in(frame) } else { 1.0 };
+            let mut share = if fades_in { pace::fade_in(frame) } else { 1.0 };
             if fades_out {
                 share = share.min(pace::fade_out((last - 1 - frame) as usize, pace::FADE_FRAMES));
             }
             let old = (frame < plan.emit.end).then(|| plan.previous_slot(frame)).flatten();
             let old = old.zip(previous.as_ref());
-            self.queue
-                .finish_frame(self.picture.as_mut(), seen, share, |pixels| match old {
-                    Some((slot, previous)) => cross_fade(previous.frame(slot), new, plan.weight(frame), pixels),
-                    None => pixels.copy_from_slice(new),
-                });
+            self.queue.finish_region(id, pictures, seen, share, |pixels| match old {
+                Some((slot, previous)) => cross_fade(previous.frame(slot), new, plan.weight(frame), pixels),
+                None => pixels.copy_from_slice(new),
+            });
         }
-        self.queue.release_events();
         self.queue.counts.windows += 1;
         self.pace.ran(plan.emit.end - plan.emit.start, started.elapsed());
         if fades_out {
-            self.end_run();
-            self.pace.bypass(Cause::Late);
+            self.end_run(id);
+            // The other regions stop, too: a stream that cannot keep up is not saved by one face less for a window.
+            self.bypass(Cause::Late, Duration::ZERO);
         } else if !plan.held().is_empty() {
-            self.previous = Some(restored);
+            run.previous = Some(restored);
         }
         Ok(())
     }
 
     /// Whether it is known already that the window after `plan` cannot be in time. Better to know now, while there are frames
     /// to fade.
-    fn next_would_be_late(&self, plan: &Plan, rules: &Rules<'_>) -> bool {
+    fn next_would_be_late(&mut self, run: u64, plan: &Plan, rules: &Rules<'_>) -> bool {
         if plan.held().is_empty() && self.shape.overlap() > 0 {
             // The last window of a run.
             return false;
@@ -390,81 +444,11 @@ impl Stream {
             return false;
         };
         let at = (plan.emit.end - plan.emit.start) as usize;
-        let next = self.queue.running_time(at).or_else(|| {
-            let last = self.queue.running_time(at.checked_sub(1)?)?;
+        let next = self.queue.running_time(run, at).or_else(|| {
+            let last = self.queue.running_time(run, at.checked_sub(1)?)?;
             Some(last.saturating_add(moment.frame))
         });
+        self.pace.run_together(1);
         self.pace.lateness_from(next, Some(&moment)).is_some()
-    }
-}
-
-/// Frames and events in order.
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    ready: VecDeque<Item>,
-    counts: Counts,
-}
-
-impl Queue {
-    fn waiting_frames(&self) -> impl Iterator<Item = &Frame> {
-        self.waiting.iter().filter_map(|waiting| match waiting {
-            Waiting::Frame(frame) => Some(frame),
-            Waiting::Event(_) => None,
-        })
-    }
-
-    /// Frames that wait.
-    fn frames(&self) -> usize {
-        self.waiting_frames().count()
-    }
-
-    /// Running time of a waiting frame.
-    fn running_time(&self, at: usize) -> Option<Duration> {
-        self.waiting_frames().nth(at)?.running_time
-    }
-
-    /// Running time of the first waiting frame that has one.
-    fn first_running_time(&self) -> Option<Duration> {
-        self.waiting_frames().find_map(|frame| frame.running_time)
-    }
-
-    /// Makes a frame ready as it came.
-    fn bypass(&mut self, buffer: gst::Buffer, late: Duration) {
-        self.counts.bypassed += 1;
-        self.ready.push_back(Item::Bypassed(buffer, late));
-    }
-
-    /// Applies what the graphs made of the first waiting frame, from the pixels `seen` to those that `draw` writes, with
-    /// `share` of its strength, and makes it ready.
-    fn finish_frame(&mut self, picture: Option<&mut Picture>, seen: &[u8], share: f64, draw: impl FnOnce(&mut [u8])) {
-        self.release_events();
-        let Some(Waiting::Frame(Frame {
-            mut buffer, strength, ..
-        })) = self.waiting.pop_front()
-        else {
-            unreachable!("the planner counts the frames that wait");
-        };
-        if strength > 0.0 {
-            let picture = picture.expect("caps come before frames");
-            let info = picture.info().clone();
-            match VideoFrameRef::from_buffer_ref_writable(buffer.make_mut(), &info) {
-                Ok(mut frame) => picture.apply(&mut frame, strength * share, seen, draw),
-                Err(_) => unreachable!("it was mapped for writing when it was filled"),
-            }
-            self.counts.restored += 1;
-        } else {
-            self.counts.bypassed += 1;
-        }
-        self.ready.push_back(Item::Buffer(buffer));
-    }
-
-    /// Events with no frame before them are ready.
-    fn release_events(&mut self) {
-        while let Some(Waiting::Event(_)) = self.waiting.front() {
-            if let Some(Waiting::Event(event)) = self.waiting.pop_front() {
-                self.ready.push_back(Item::Event(event));
-            }
-        }
     }
 }

@@ -5,11 +5,13 @@
 mod cuts;
 mod downstream;
 mod errors;
+mod faces;
 mod failures;
 mod formats;
 mod latency;
 mod order;
 mod overload;
+mod paste;
 mod pixels;
 mod process;
 mod properties;
@@ -48,6 +50,13 @@ fn runtime_library() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Path of a generated detector.
+fn detector(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/detectors/{name}.onnx"));
+    assert!(path.is_file(), "no detector {}", path.display());
+    path.to_str().unwrap().into()
 }
 
 /// Folder of a generated bundle.

@@ -6,7 +6,7 @@ use gst::prelude::*;
 use crate::rig::{self, Rig};
 
 /// Name, type, whether it can be changed while playing.
-const PROPERTIES: [(&str, &str, bool); 16] = [
+const PROPERTIES: [(&str, &str, bool); 26] = [
     ("model", "gchararray", false),
     ("provider", "GstDvFaceRestoreProvider", false),
     ("active-provider", "gchararray", false),
@@ -19,6 +19,16 @@ const PROPERTIES: [(&str, &str, bool); 16] = [
     ("overlap-frames", "guint", false),
     ("strength", "gdouble", true),
     ("region", "GstDvFaceRestoreRegion", false),
+    ("roi-type", "gchararray", false),
+    ("detector", "gchararray", false),
+    ("detect-interval", "guint", false),
+    ("max-faces", "guint", false),
+    ("min-face-size", "guint", false),
+    ("max-face-size", "guint", false),
+    ("max-turn", "gdouble", false),
+    ("face-margin", "gdouble", false),
+    ("mask", "GstDvFaceRestoreMask", false),
+    ("match-colours", "gboolean", false),
     ("scene-cut", "gdouble", true),
     ("overload", "GstDvFaceRestoreOverload", true),
     ("processing-deadline", "guint64", false),
@@ -127,7 +137,17 @@ fn values_are_kept_and_bounded() {
         ("window-frames", "9"),
         ("overlap-frames", "2"),
         ("strength", "0.5"),
-        ("region", "frame"),
+        ("region", "detect"),
+        ("roi-type", "vehicle"),
+        ("detector", "/a/yunet.onnx"),
+        ("detect-interval", "7"),
+        ("max-faces", "3"),
+        ("min-face-size", "50"),
+        ("max-face-size", "500"),
+        ("max-turn", "0.5"),
+        ("face-margin", "1"),
+        ("mask", "square"),
+        ("match-colours", "false"),
         ("scene-cut", "0.25"),
         ("overload", "bypass"),
         ("processing-deadline", "1000000"),
@@ -149,6 +169,9 @@ fn values_are_kept_and_bounded() {
 fn what_is_fixed_at_the_start_is_not_changed_later() {
     let rig = Rig::new("brighter");
     let fixed = [
+        ("region", "meta"),
+        ("max-faces", "2"),
+        ("mask", "square"),
         ("model", "other"),
         ("provider", "cuda"),
         ("device-id", "3"),
@@ -202,7 +225,7 @@ fn the_statistics_tell_what_was_done() {
     );
     let conversion = stats.get::<f64>("conversion-total-ms").unwrap();
     assert!(conversion > 0.0 && conversion < 60e3, "{conversion}");
-    assert_eq!(names(&stats).len(), 9 + 8);
+    assert_eq!(names(&stats).len(), 11 + 8);
 
     // Of this start, not of the one before.
     rig.element.set_state(gst::State::Ready).unwrap();

@@ -1,12 +1,12 @@
 //! The element between two pads: what goes in, and everything that comes out, in one order.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
 use gst_video::prelude::*;
-use gst_video::{VideoFormat, VideoFrameRef, VideoInfo};
+use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, VideoRegionOfInterestMeta};
 
 /// What came out downstream.
 #[derive(Clone, Debug)]
@@ -46,7 +46,34 @@ pub fn element(model: &str) -> gst::Element {
         .property_from_str("provider", "cpu")
         .property("num-threads", 1u32)
         .build()
+        .map(|element| in_region_mode(&element).map(|()| element))
         .unwrap()
+        .unwrap()
+}
+
+/// Which region mode all tests of this process have: DVFACE_TEST_REGION, `frame` where it is not set.
+///
+/// In the others there is one face, which fills the frame: its crop is the whole frame and its mask has no edge, so that the same
+/// frames come out as with `frame`, and the same tests hold.
+fn region_mode() -> &'static str {
+    static MODE: OnceLock<String> = OnceLock::new();
+    MODE.get_or_init(|| std::env::var("DVFACE_TEST_REGION").unwrap_or_else(|_| "frame".into()))
+}
+
+fn in_region_mode(element: &gst::Element) -> Result<(), String> {
+    match region_mode() {
+        "frame" => return Ok(()),
+        "meta" => element.set_property_from_str("region", "meta"),
+        "detect" => {
+            element.set_property_from_str("region", "detect");
+            element.set_property("detector", crate::detector("yunet-whole"));
+        }
+        other => return Err(format!("DVFACE_TEST_REGION={other}")),
+    }
+    element.set_property("min-face-size", 0u32);
+    // `brighter` changes the low frequencies only.
+    element.set_property("match-colours", false);
+    Ok(())
 }
 
 impl Rig {
@@ -294,6 +321,14 @@ pub fn stamp(buffer: &mut gst::BufferRef, index: u64) {
     buffer.set_duration(FRAME);
     buffer.set_offset(index);
     buffer.set_offset_end(index + 1);
+    if region_mode() == "meta" {
+        add_face(buffer, (0, 0, 10_000, 10_000));
+    }
+}
+
+/// Adds a face as upstream tells of one: left, top, width, height.
+pub fn add_face(buffer: &mut gst::BufferRef, rect: (u32, u32, u32, u32)) {
+    VideoRegionOfInterestMeta::add(buffer, "face", rect);
 }
 
 /// Frame `index` with a pattern of values from 0 to 250 that no other frame near it has.

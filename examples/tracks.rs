@@ -1,0 +1,59 @@
+//! Plays a pipeline and prints the faces that `dvfacerestore` has restored, one line each: frame, track, left, top, width, height,
+//! strength.
+//!
+//! ```text
+//! cargo run --example tracks -- filesrc location=people.mp4 ! decodebin ! videoconvert ! \
+//!     dvfacerestore region=detect detector=yunet_n_dynamic.onnx ! fakesink
+//! ```
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gst::prelude::*;
+use gst_video::VideoRegionOfInterestMeta;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    gst::init()?;
+    gstdvface::plugin_register_static()?;
+    let line: Vec<String> = std::env::args().skip(1).collect();
+    let pipeline = gst::parse::launch(&line.join(" "))?;
+    let bin = pipeline.downcast_ref::<gst::Bin>().ok_or("not a pipeline")?;
+    let element = bin
+        .iterate_elements()
+        .into_iter()
+        .flatten()
+        .find(|element| {
+            element
+                .factory()
+                .is_some_and(|factory| factory.name() == "dvfacerestore")
+        })
+        .ok_or("no dvfacerestore in the pipeline")?;
+    let counter = AtomicU64::new(0);
+    let src = element.static_pad("src").ok_or("no source pad")?;
+    src.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let index = counter.fetch_add(1, Ordering::Relaxed);
+        let metas = info
+            .buffer()
+            .into_iter()
+            .flat_map(|buffer| buffer.iter_meta::<VideoRegionOfInterestMeta>());
+        for meta in metas.filter(|meta| meta.roi_type() == "dvface-restored") {
+            let (x, y, width, height) = meta.rect();
+            let strength = meta
+                .param("dvface-restored")
+                .and_then(|params| params.get::<f64>("strength").ok());
+            println!(
+                "{index},{},{x},{y},{width},{height},{:.3}",
+                meta.id(),
+                strength.unwrap_or(0.0)
+            );
+        }
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing)?;
+    let bus = pipeline.bus().ok_or("no bus")?;
+    let message = bus.timed_pop_filtered(gst::ClockTime::NONE, &[gst::MessageType::Eos, gst::MessageType::Error]);
+    pipeline.set_state(gst::State::Null)?;
+    match message.as_ref().map(|message| message.view()) {
+        Some(gst::MessageView::Error(error)) => Err(error.error().into()),
+        _ => Ok(()),
+    }
+}

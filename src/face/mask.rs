@@ -1,0 +1,244 @@
+//! Where a restored face shows: fully in the middle of its crop, not at all at the edge, with a soft step between.
+
+use std::sync::LazyLock;
+
+use crate::scene::Area;
+
+/// The shape of a mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Shape {
+    #[default]
+    Ellipse,
+    Square,
+}
+
+/// From here on, as a share of the way from the centre to the edge, a mask gets weaker.
+const INNER: f64 = 0.65;
+
+/// A mask's full weight: 14 bits, as the strength has them.
+pub const FULL: u16 = 1 << 14;
+
+/// The mask of one crop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mask {
+    pub shape: Shape,
+    pub area: Area,
+    /// Size of the frame, in pixels: a crop's edge that is the frame's needs no soft step.
+    pub frame: (u32, u32),
+}
+
+impl Mask {
+    /// Weight, 0 to 1, at a distance from the crop's corner in pixels, which may be outside.
+    fn weight(&self, x: f64, y: f64) -> f64 {
+        let (width, height) = (f64::from(self.area.width), f64::from(self.area.height));
+        if !(0.0..=width).contains(&x) || !(0.0..=height).contains(&y) {
+            return 0.0;
+        }
+        let [across, down] = self.sides().map(|side| side.way(if side.is_across { x } else { y }));
+        soft_step(match self.shape {
+            Shape::Ellipse => across.hypot(down),
+            Shape::Square => across.max(down),
+        })
+    }
+
+    fn sides(&self) -> [Side; 2] {
+        let area = self.area;
+        [
+            Side {
+                is_across: true,
+                length: area.width,
+                open_start: area.x == 0,
+                open_end: area.x + area.width == self.frame.0,
+            },
+            Side {
+                is_across: false,
+                length: area.height,
+                open_start: area.y == 0,
+                open_end: area.y + area.height == self.frame.1,
+            },
+        ]
+    }
+
+    /// Weights of the crop's blocks of `block` pixels, row by row, of [`FULL`]: the least of the block's pixels. A block is what
+    /// shares a chroma sample, so a sample changes only where all of its pixels may.
+    ///
+    /// Where the masks of `others` lie on top, the weights are shared: together they are never more than full, so that no pixel is
+    /// changed twice.
+    pub fn blocks(&self, block: (u32, u32), others: &[Self]) -> Vec<u16> {
+        let [columns, rows] = self.sides();
+        let squares = |side: Side, block: u32| -> Vec<f32> {
+            let ends = (0..side.length.div_ceil(block)).map(|at| side.far(at, block));
+            ends.map(|end| side.way(end).powi(2) as f32).collect()
+        };
+        let (across, down) = (squares(columns, block.0), squares(rows, block.1));
+        let mut weights = Vec::with_capacity(across.len() * down.len());
+        for down in &down {
+            let place = |across: &f32| match self.shape {
+                Shape::Ellipse => across + down,
+                Shape::Square => across.max(*down),
+            };
+            let row = across.iter().map(|across| {
+                // 0 is at the edge and beyond.
+                STEPS[((place(across) * STEPS_TO_EDGE as f32) as usize).min(STEPS_TO_EDGE)]
+            });
+            weights.extend(row);
+        }
+        if !others.is_empty() {
+            self.share(&mut weights, block, others);
+        }
+        weights
+    }
+
+    /// Takes the part of `others` from the weights.
+    fn share(&self, weights: &mut [u16], block: (u32, u32), others: &[Self]) {
+        let [columns, rows] = self.sides();
+        let across = self.area.width.div_ceil(block.0) as usize;
+        for (at, weight) in weights.iter_mut().enumerate().filter(|(_, weight)| **weight > 0) {
+            let x = columns.far((at % across) as u32, block.0) + f64::from(self.area.x);
+            let y = rows.far((at / across) as u32, block.1) + f64::from(self.area.y);
+            let other = |mask: &Self| mask.weight(x - f64::from(mask.area.x), y - f64::from(mask.area.y));
+            let sum = f64::from(*weight) / f64::from(FULL) + others.iter().map(other).sum::<f64>();
+            // Rounded down, so that shares of one are not more than one together.
+            *weight = (f64::from(*weight) / sum.max(1.0)) as u16;
+        }
+    }
+
+    /// Whether two crops have a pixel in common.
+    pub fn touches(&self, other: &Self) -> bool {
+        let apart = |a: u32, a_length: u32, b: u32, b_length: u32| a + a_length <= b || b + b_length <= a;
+        let (a, b) = (self.area, other.area);
+        !apart(a.x, a.width, b.x, b.width) && !apart(a.y, a.height, b.y, b.height)
+    }
+}
+
+/// A side of a crop.
+#[derive(Clone, Copy)]
+struct Side {
+    is_across: bool,
+    length: u32,
+    /// Its start, or end, is the frame's.
+    open_start: bool,
+    open_end: bool,
+}
+
+impl Side {
+    /// Share of the way from the middle to an end; 0 towards an end that is open.
+    fn way(self, at: f64) -> f64 {
+        let half = f64::from(self.length) / 2.0;
+        let from_middle = at - half;
+        if (from_middle < 0.0 && self.open_start) || (from_middle > 0.0 && self.open_end) {
+            return 0.0;
+        }
+        from_middle.abs() / half
+    }
+
+    /// The end of a block that is farther from the middle.
+    fn far(self, index: u32, block: u32) -> f64 {
+        let start = f64::from(index * block);
+        let end = f64::from(((index + 1) * block).min(self.length));
+        let half = f64::from(self.length) / 2.0;
+        if half - start > end - half { start } else { end }
+    }
+}
+
+/// Weight at a share of the way to the edge.
+fn soft_step(way: f64) -> f64 {
+    let left = ((1.0 - way) / (1.0 - INNER)).clamp(0.0, 1.0);
+    left * left * (3.0 - 2.0 * left)
+}
+
+/// Steps from the middle to the edge by the square of the way, each with the weight at its end.
+const STEPS_TO_EDGE: usize = 4096;
+
+static STEPS: LazyLock<Vec<u16>> = LazyLock::new(|| {
+    let end = |step: usize| ((step + 1) as f64 / STEPS_TO_EDGE as f64).sqrt();
+    let weight = |step| (soft_step(end(step)) * f64::from(FULL)) as u16;
+    (0..=STEPS_TO_EDGE).map(weight).collect()
+});
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mask(shape: Shape, x: u32, y: u32, side: u32) -> Mask {
+        Mask {
+            shape,
+            area: Area {
+                x,
+                y,
+                width: side,
+                height: side,
+            },
+            frame: (1280, 720),
+        }
+    }
+
+    #[test]
+    fn full_in_the_middle_and_nothing_at_the_edge() {
+        for shape in [Shape::Ellipse, Shape::Square] {
+            let weights = mask(shape, 100, 100, 64).blocks((1, 1), &[]);
+            let at = |x: usize, y: usize| weights[y * 64 + x];
+            assert_eq!(at(32, 32), FULL);
+            for edge in 0..64 {
+                assert_eq!([at(0, edge), at(edge, 0), at(63, edge), at(edge, 63)], [0; 4]);
+            }
+            // The outermost steps cannot be seen.
+            assert!(at(61, 32) < FULL / 10);
+            // Never stronger farther out.
+            assert!((32..63).all(|x| at(x, 32) >= at(x + 1, 32)));
+        }
+        let corner = |shape| mask(shape, 100, 100, 64).blocks((1, 1), &[])[9 * 64 + 9];
+        assert_eq!(corner(Shape::Ellipse), 0);
+        assert!(corner(Shape::Square) > FULL / 2);
+    }
+
+    #[test]
+    fn the_frames_own_edge_has_no_step() {
+        let weights = mask(Shape::Ellipse, 0, 200, 64).blocks((2, 2), &[]);
+        assert_eq!(weights[16 * 32], FULL, "left edge");
+        assert_eq!(weights[16 * 32 + 31], 0, "right edge");
+        assert_eq!(weights[16], 0, "top");
+    }
+
+    #[test]
+    fn a_block_has_the_least_weight_of_its_pixels() {
+        for shape in [Shape::Ellipse, Shape::Square] {
+            let mask = mask(shape, 10, 20, 63);
+            let (fine, coarse) = (mask.blocks((1, 1), &[]), mask.blocks((4, 2), &[]));
+            for (at, weight) in coarse.iter().enumerate() {
+                let (row, column) = (at as u32 / 16 * 2, at as u32 % 16 * 4);
+                let pixels = (row..(row + 2).min(63)).flat_map(|y| (column..(column + 4).min(63)).map(move |x| (x, y)));
+                let least = pixels.map(|(x, y)| fine[(y * 63 + x) as usize]).min().unwrap();
+                assert!(weight.abs_diff(least) <= 8, "{shape:?} {at}: {weight}, {least}");
+            }
+        }
+    }
+
+    #[test]
+    fn crops_touch_where_they_share_a_pixel() {
+        let a = mask(Shape::Square, 100, 100, 64);
+        assert!(a.touches(&mask(Shape::Square, 163, 163, 10)));
+        assert!(!a.touches(&mask(Shape::Square, 164, 100, 10)));
+    }
+
+    proptest! {
+        /// Two masks on top of each other are never more than one.
+        #[test]
+        fn shared_weights_sum_to_one_at_most(x in 0u32..80, y in 0u32..80, square in any::<bool>()) {
+            let shape = if square { Shape::Square } else { Shape::Ellipse };
+            let (a, b) = (mask(shape, 40, 40, 64), mask(shape, x, y, 48));
+            let (of_a, of_b) = (a.blocks((1, 1), &[b]), b.blocks((1, 1), &[a]));
+            for py in y..y + 48 {
+                for px in x..x + 48 {
+                    let own = u32::from(of_b[((py - y) * 48 + px - x) as usize]);
+                    let inside = (40..104).contains(&px) && (40..104).contains(&py);
+                    let other = if inside { u32::from(of_a[((py - 40) * 64 + px - 40) as usize]) } else { 0 };
+                    // The block's far edges differ by a pixel between the two.
+                    prop_assert!(own + other <= u32::from(FULL) * 11 / 10, "{px} {py}: {own} + {other}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! From a face's box to the part of the frame that the graphs see: a loose crop of head and shoulders, as the bundle's training
+//! clips show them.
+//!
+//! The crop is centred on the face, `1 + 2 * margin` times as high as the box, and has the shape of the bundle's frames, seen at the
+//! display's aspect ratio. It never leaves the frame: at the edge it is moved inwards, and made smaller where the frame is too small
+//! for it. Mirroring the picture beyond its edge instead would show the graphs what no training clip has. Its sides and corners are
+//! multiples of the frame's chroma step, but for a side that ends at the frame's edge.
+
+use super::Rect;
+use crate::scene::Area;
+
+/// The frame and what is asked of its crops.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cropper {
+    /// Width and height of the frame, in pixels.
+    pub frame: (u32, u32),
+    /// Width of a pixel by its height.
+    pub pixel_aspect: f64,
+    /// Width of the bundle's frames by their height.
+    pub aspect: f64,
+    /// Space around the face on each side, in heights of its box.
+    pub margin: f64,
+    /// What sides and corners are multiples of, in pixels.
+    pub step: (u32, u32),
+}
+
+impl Cropper {
+    /// The crop for a face.
+    pub fn crop(&self, face: &Rect) -> Area {
+        let height = face.height * (1.0 + 2.0 * self.margin);
+        let width = height * self.aspect / self.pixel_aspect;
+        let (frame_width, frame_height) = (f64::from(self.frame.0), f64::from(self.frame.1));
+        let shrink = (frame_width / width).min(frame_height / height).min(1.0);
+        let (centre_x, centre_y) = face.centre();
+        let (x, width) = place(centre_x, width * shrink, self.frame.0, self.step.0);
+        let (y, height) = place(centre_y, height * shrink, self.frame.1, self.step.1);
+        Area { x, y, width, height }
+    }
+}
+
+/// Start and length of a side of about `length` around `centre`, within 0..`limit`.
+fn place(centre: f64, length: f64, limit: u32, step: u32) -> (u32, u32) {
+    let step = step.max(1);
+    let steps = |value: f64| (value / f64::from(step)).round().max(0.0) as u32 * step;
+    // A last step may stick out of a frame whose side is no multiple.
+    let length = steps(length).max(step).min(limit.next_multiple_of(step));
+    let last = limit.next_multiple_of(step) - length;
+    let start = steps(centre - f64::from(length) / 2.0).min(last);
+    (start, length.min(limit - start))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cropper(width: u32, height: u32) -> Cropper {
+        Cropper {
+            frame: (width, height),
+            pixel_aspect: 1.0,
+            aspect: 1.0,
+            margin: 0.625,
+            step: (2, 2),
+        }
+    }
+
+    fn face(x: f64, y: f64, height: f64) -> Rect {
+        Rect {
+            x,
+            y,
+            width: height * 0.75,
+            height,
+        }
+    }
+
+    #[test]
+    fn a_crop_is_two_and_a_quarter_faces_high() {
+        let area = cropper(1280, 720).crop(&face(600.0, 300.0, 200.0));
+        assert_eq!((area.width, area.height), (450, 450));
+        // 675 and 400 are the face's centre.
+        assert_eq!((area.x, area.y), (450, 176));
+    }
+
+    #[test]
+    fn at_the_edge_it_moves_inwards_and_in_a_small_frame_it_is_smaller() {
+        let area = cropper(1280, 720).crop(&face(-50.0, 650.0, 100.0));
+        assert_eq!((area.x, area.y, area.width, area.height), (0, 720 - 226, 226, 226));
+        let area = cropper(641, 361).crop(&face(300.0, 100.0, 300.0));
+        assert_eq!((area.y, area.height), (0, 361), "the whole height, though it is odd");
+        assert!(area.x + area.width <= 641 && area.width.abs_diff(361) <= 1, "{area:?}");
+    }
+
+    #[test]
+    fn it_has_the_bundles_shape_on_the_display() {
+        let mut cropper = cropper(720, 576);
+        cropper.pixel_aspect = 16.0 / 15.0;
+        let area = cropper.crop(&face(300.0, 200.0, 100.0));
+        assert_eq!(area.height, 226);
+        assert_eq!(area.width, 210);
+        cropper.pixel_aspect = 1.0;
+        cropper.aspect = 640.0 / 352.0;
+        let area = cropper.crop(&face(300.0, 200.0, 100.0));
+        assert_eq!((area.width, area.height), (410, 226));
+    }
+
+    proptest! {
+        #[test]
+        fn a_crop_is_in_the_frame_and_in_steps(
+            frame in (1u32..3000, 1u32..3000),
+            (x, y, height) in (-500.0f64..3500.0, -500.0f64..3500.0, 0.5f64..5000.0),
+            step in (1u32..5, 1u32..5),
+            (margin, pixel_aspect, aspect) in (0.0f64..3.0, 0.1f64..10.0, 0.2f64..5.0),
+        ) {
+            let cropper = Cropper { frame, pixel_aspect, aspect, margin, step };
+            let area = cropper.crop(&face(x, y, height));
+            prop_assert!(area.width > 0 && area.height > 0);
+            prop_assert!(area.x + area.width <= frame.0 && area.y + area.height <= frame.1);
+            prop_assert!(area.x % step.0 == 0 && area.y % step.1 == 0);
+            prop_assert!(area.width % step.0 == 0 || area.x + area.width == frame.0);
+            prop_assert!(area.height % step.1 == 0 || area.y + area.height == frame.1);
+        }
+    }
+}
