@@ -14,6 +14,9 @@ const RECENT_RUNS: usize = 8;
 /// The longest pause, in first pauses: 11 s with windows of 17 frames at 25 frames a second.
 const LONGEST_PAUSE: u64 = 16;
 
+/// Good frames after which all is well again, in first pauses. What cannot be kept up fails within two.
+const GOOD_PAUSES: u64 = 4;
+
 /// What the clock says when a window is about to start in a live pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
@@ -30,10 +33,10 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// When the frame of running time `first` must have left. Half a frame is no delay: nobody sees it, and clocks are not that
-    /// exact.
+    /// When the frame of running time `first` must have left. A quarter of a frame is no delay: nobody sees it, and clocks are not
+    /// that exact.
     pub fn limit(&self, first: Duration) -> Duration {
-        first.saturating_add(self.latency).saturating_add(self.frame / 2)
+        first.saturating_add(self.latency).saturating_add(self.frame / 4)
     }
 
     /// How much too late the frame of running time `first` leaves if a run of `takes` starts at `start`; `None` if it is in
@@ -149,10 +152,11 @@ impl BackOff {
         self.left == 0
     }
 
-    /// Counts good frames. As many as the next pause would have, and pauses begin short again.
+    /// Counts good frames. After some windows of them pauses begin short again: what goes wrong now and then, and not at once
+    /// after each pause, is no reason for long ones.
     pub fn succeed(&mut self, frames: u64) {
         self.good = self.good.saturating_add(frames);
-        if self.good >= self.next {
+        if self.good >= self.unit.saturating_mul(GOOD_PAUSES) {
             self.next = self.unit;
         }
     }
@@ -302,12 +306,12 @@ mod tests {
         Duration::from_millis(value)
     }
 
-    /// 25 frames a second, 5 frames a window, 100 ms for a window, a source that is 10 ms late.
+    /// 25 frames a second, 5 frames a window, 120 ms for a window, a source that is 10 ms late.
     fn moment(now: u64) -> Moment {
         Moment {
             now: ms(now),
             upstream: ms(10),
-            latency: ms(10 + 4 * 40 + 100),
+            latency: ms(10 + 4 * 40 + 120),
             frame: ms(40),
             earliest: None,
         }
@@ -318,13 +322,13 @@ mod tests {
         let arrival = moment(0).arrival(ms(1000), 5);
         assert_eq!(arrival, ms(1000 + 160 + 10));
         let lateness = |start, takes| moment(0).lateness(ms(1000), start, ms(takes));
-        assert_eq!(lateness(arrival, 100), None);
-        assert_eq!(lateness(arrival, 120), None, "half a frame is no delay");
-        assert_eq!(lateness(arrival, 121), Some(ms(21)));
-        assert_eq!(lateness(arrival + ms(50), 100), Some(ms(50)));
+        assert_eq!(lateness(arrival, 120), None);
+        assert_eq!(lateness(arrival, 130), None, "a quarter of a frame is no delay");
+        assert_eq!(lateness(arrival, 131), Some(ms(11)));
+        assert_eq!(lateness(arrival + ms(50), 120), Some(ms(50)));
         assert_eq!(moment(5000).arrival(ms(1000), 5), ms(5000), "what waits is there");
         assert_eq!(
-            moment(1180).lateness(ms(1000), ms(0), ms(111)),
+            moment(1180).lateness(ms(1000), ms(0), ms(131)),
             Some(ms(21)),
             "nothing starts before now"
         );
@@ -359,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_shrink_after_as_long_a_success() {
+    fn pauses_double_up_to_a_bound_and_shrink_after_some_good_windows() {
         let mut back_off = BackOff::new(5);
         let pause = |back_off: &mut BackOff| {
             back_off.fail();
@@ -374,9 +378,9 @@ mod tests {
             (0..6).map(|_| pause(&mut back_off)).collect::<Vec<_>>(),
             [5, 10, 20, 40, 80, 80]
         );
-        back_off.succeed(79);
+        back_off.succeed(19);
         assert_eq!(pause(&mut back_off), 80);
-        back_off.succeed(79);
+        back_off.succeed(19);
         back_off.succeed(1);
         assert_eq!(pause(&mut back_off), 5);
     }
@@ -457,7 +461,7 @@ mod tests {
                 earliest: None,
             };
             let left_at = ms(first + late + eighths * 9);
-            let deadline = ms(first + latency) + ms(frame) / 2;
+            let deadline = ms(first + latency) + ms(frame) / 4;
             prop_assert_eq!(pace.lateness(Some(ms(first)), Some(&moment)).is_none(), left_at <= deadline);
         }
 

@@ -402,6 +402,9 @@ impl Soak {
             }
             let new = ledger.entered - entered;
             drop(ledger);
+            if start.elapsed() >= STALL {
+                hold();
+            }
             assert!(
                 start.elapsed() < STALL,
                 "no frame for {STALL:?}: it stalls; {new} frames went in; {:?}",
@@ -478,6 +481,17 @@ fn soak() {
         "DVFACE_SOAK_SEED={seed}: resident memory grows by {:.2}%",
         growth * 100.0
     );
+}
+
+/// Waits for a debugger, for as many seconds as `DVFACE_SOAK_HOLD` says.
+fn hold() {
+    if let Some(seconds) = number("DVFACE_SOAK_HOLD") {
+        eprintln!(
+            "stalled: process {} waits {seconds} s for a debugger",
+            std::process::id()
+        );
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
 }
 
 /// Ends the process where a step hangs: nothing else could.

@@ -387,7 +387,7 @@ impl Stream {
         drop(watch);
         let restored = match result {
             Err(RestoreError::Interrupted) if is_late => {
-                let late = moment.map_or(Duration::ZERO, |moment| moment.frame / 2);
+                let late = moment.map_or(Duration::ZERO, |moment| moment.frame / 4);
                 self.late = self.late.max(Some(late));
                 self.pace.broke_off(started.elapsed());
                 self.bypass(Cause::Late, late);
