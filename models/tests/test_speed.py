@@ -134,3 +134,16 @@ def test_calibration_wants_the_bundles_frames(tmp_path):
     write_video(tmp_path / "small.mp4", np.zeros((5, 48, 64, 3), np.uint8), 25)
     with pytest.raises(ValueError, match="expected 5 frames of 64x64"):
         quantize.calibration_windows([tmp_path / "small.mp4"], 5, 64, 64)
+
+
+def test_unchecked_graphs_are_the_checked_ones_and_say_so(tmp_path):
+    model = small_model()
+    frames = check_frames(model.config)
+    report = export_bundle(model, tmp_path / "checked", frames)
+    assert report.verified
+    report = export_bundle(model, tmp_path / "unchecked", frames, unchecked=True)
+    assert not report.verified and not report.figures
+    assert "not verified" in (tmp_path / "unchecked/bundle.toml").read_text()
+    for graph in ("encoder", "prior", "dit", "decoder"):
+        checked, unchecked = (tmp_path / folder / f"{graph}.onnx" for folder in ("checked", "unchecked"))
+        assert checked.read_bytes() == unchecked.read_bytes(), graph
