@@ -10,6 +10,11 @@
 //!     dvfacerestore overload=bypass ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 ! videoconvert ! autovideosink
 //! ```
 //!
+//! # Faces
+//!
+//! With `region=meta` (faces that upstream tells of) and `region=detect` (an own detector) each face has its own windows, and goes
+//! back into its frame with a soft mask. A frame without a face goes on as it came.
+//!
 //! # Threads
 //!
 //! The graphs run in the streaming thread of the sink pad: upstream waits meanwhile. A window leaves in a burst, and a sink

@@ -116,9 +116,9 @@ mod tests {
             let area = cropper.crop(&face(x, y, height));
             prop_assert!(area.width > 0 && area.height > 0);
             prop_assert!(area.x + area.width <= frame.0 && area.y + area.height <= frame.1);
-            prop_assert!(area.x % step.0 == 0 && area.y % step.1 == 0);
-            prop_assert!(area.width % step.0 == 0 || area.x + area.width == frame.0);
-            prop_assert!(area.height % step.1 == 0 || area.y + area.height == frame.1);
+            prop_assert!(area.x.is_multiple_of(step.0) && area.y.is_multiple_of(step.1));
+            prop_assert!(area.width.is_multiple_of(step.0) || area.x + area.width == frame.0);
+            prop_assert!(area.height.is_multiple_of(step.1) || area.y + area.height == frame.1);
         }
     }
 }
