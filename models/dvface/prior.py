@@ -217,10 +217,14 @@ class PriorExtractor(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Priors (f_s, f_t) of the predicted codes (eq. 6)."""
-        spatial, temporal = self.logits(self.latents(frames))
+        return self.look_up(self.logits(self.latents(frames)))
+
+    def look_up(self, logits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Priors of code logits (spatial, temporal)."""
+        spatial, temporal = logits
         return self.spatial_codebook(spatial.argmax(-1)), self.temporal_codebook(temporal.argmax(-1))
 
     def straight_through(self, logits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Priors of code logits (spatial, temporal) as `forward` has them, with a gradient."""
+        """The same as `look_up`, with a gradient."""
         spatial, temporal = logits
         return self.spatial_codebook.straight_through(spatial), self.temporal_codebook.straight_through(temporal)

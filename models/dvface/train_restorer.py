@@ -31,6 +31,8 @@ from .wan_vae import ResidualBlock
 from .warp_error import warp_error
 
 PRESETS = ("strong", "medium", "light")
+Pair = tuple[Tensor | None, Tensor | None]
+"""Of the spatial and the temporal codebook."""
 
 
 def compute_again(modules: list[nn.Module]) -> None:
@@ -152,6 +154,14 @@ class RestorerTask(Task):
             terms["temp"] = warp_loss(moving, clean, self.flow)
         return {name: getattr(weights, name) * term for name, term in terms.items()}
 
+    def chosen(self, degraded: Tensor) -> tuple[Pair, Pair]:
+        """Code logits and priors (spatial, temporal); None, None where there is no prior."""
+        prior = self.model.prior
+        if prior is None:
+            return (None, None), (None, None)
+        logits = prior.logits(prior.latents(degraded))
+        return logits, prior.look_up(logits)
+
     def validate(self) -> Validation:
         model = self.model
         values: dict[str, list[float]] = {}
@@ -162,9 +172,10 @@ class RestorerTask(Task):
             values.setdefault(name, []).append(value)
 
         clips = list(self.stage.validation_clips(PRESETS, limit=6, frames=9))
-        for index, (clean, degraded, preset) in enumerate(clips):
+        other = self.chosen(clips[-1][1])[1]
+        for clean, degraded, preset in clips:
             latent = model.vae.encode(degraded).float()
-            priors = model.priors(degraded)
+            logits, priors = self.chosen(degraded)
             before = psnr(degraded, clean)
             restored = model.decode(model.denoise(latent, *priors), degraded)
             add(f"gain_{preset}", psnr(restored, clean) - before)
@@ -176,11 +187,12 @@ class RestorerTask(Task):
             if model.prior is None:
                 continue
             none = [torch.zeros_like(prior) for prior in priors]
-            for name, pair in (("noprior", none), ("otherprior", model.priors(clips[index - 1][1]))):
+            for name, pair in (("noprior", none), ("otherprior", other)):
                 restored = model.decode(model.denoise(latent, *pair), degraded)
                 add(f"gain_{preset}_{name}", psnr(restored, clean) - before)
-            for entries, logits in zip(used, model.prior.logits(model.prior.latents(degraded)), strict=True):
-                entries.update(logits.argmax(-1).flatten().tolist())
+            other = priors
+            for entries, logit in zip(used, logits, strict=True):
+                entries.update(logit.argmax(-1).flatten().tolist())
         figures = {name: sum(found) / len(found) for name, found in values.items()}
         figures |= {f"least_{preset}": min(values[f"gain_{preset}"]) for preset in PRESETS}
         if model.prior is not None:
