@@ -36,8 +36,8 @@ class FrameConfig:
 class VaeConfig:
     """The light VAE of `vae.py` (`kind = "light"`).
 
-    `context_channels`: beside the latent's, which have the clean clip's latent for truth; in them encoder and DiT tell
-    the decoder what they like, of a frame's noise for instance.
+    `context_channels`: beside the latent's, which have the clean clip's latent for truth; in them the DiT tells the
+    decoder what it likes, of a frame's noise for instance. The encoder leaves them zero.
     `exchanges`: after how many of the decoder's blocks a frame takes over `exchange_width` channels of each neighbour.
     """
 

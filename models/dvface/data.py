@@ -42,6 +42,10 @@ from dvface.video import clip_info, read_video
 INDEX = "index.jsonl"
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+FRESH = ("soft",)
+"""Presets that the cache has not: cheap enough to be made when they are drawn, so no two samples are alike."""
+STAGE_LIGHT = 0.06
+"""Least gain of a colour in recoloured samples: almost one colour alone, as under stage lights."""
 DEFAULT_MIX = {"strong": 0.5, "medium": 0.3, "light": 0.1, "clean": 0.1}
 
 
@@ -458,8 +462,9 @@ def summary(lines: list[dict]) -> str:
 class ClipDataset:
     """Pairs of clean and degraded clips of one split of a cache, memory-mapped.
 
-    mix: weight of each preset in `sample`; `clean` is the clean clip as its own degraded version. Presets that the
-    cache lacks are left out. photo_probability: how often a sample comes from a photo rather than from a clip.
+    mix: weight of each preset in `sample`; `clean` is the clean clip as its own degraded version, and those of FRESH
+    are made from the clean clip. Others that the cache lacks are left out. photo_probability: how often a sample comes
+    from a photo rather than from a clip. recoloured: share of samples that are seen in other colours.
     FileNotFoundError if the cache has no entry of that split; ValueError for an unknown preset.
     """
 
@@ -469,8 +474,9 @@ class ClipDataset:
         split: str = "train",
         mix: Mapping[str, float] | None = None,
         photo_probability: float = 0.4,
+        recoloured: float = 0.0,
     ) -> None:
-        self.cache, self.split = Path(cache), split
+        self.cache, self.split, self.recoloured = Path(cache), split, recoloured
         self.mix = dict(DEFAULT_MIX if mix is None else mix)
         unknown = set(self.mix) - set(PRESETS)
         if unknown or any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
@@ -499,7 +505,7 @@ class ClipDataset:
                 pairs = [line for line in self.pairs if line["kind"] == kind and line["frames"] >= frames]
                 for preset, weight in self.mix.items():
                     # Any pair has a clean side.
-                    lines = [line for line in pairs if preset in (line["preset"], "clean")]
+                    lines = pairs if preset in ("clean", *FRESH) else [x for x in pairs if x["preset"] == preset]
                     if share * weight > 0 and lines:
                         groups[kind, preset] = (share * weight, lines)
             self._groups[frames] = groups
@@ -530,7 +536,31 @@ class ClipDataset:
             return np.stack([cv2.flip(np.ascontiguousarray(frame), 1) if mirrored else frame for frame in crop])
 
         clean = cut(line["clean"])
-        return clean, clean.copy() if preset == "clean" else cut(line["degraded"])
+        if preset in FRESH:
+            degraded = Degradation(preset, int(rng.integers(2**53)))(clean)
+        else:
+            degraded = clean.copy() if preset == "clean" else cut(line["degraded"])
+        # No draw where it is off: the samples of a seed stay what they were.
+        if self.recoloured and rng.uniform() < self.recoloured:
+            light, order = random_light(rng, STAGE_LIGHT), rng.permutation(3)
+            clean, degraded = (relight(video[..., order], *light) for video in (clean, degraded))
+        return clean, degraded
+
+    def pairs_of(self, preset: str, frames: int) -> list[dict]:
+        """Index lines of a preset with at least `frames` frames, in a fixed shuffled order."""
+        lines = [line for line in self.pairs if line["frames"] >= frames]
+        if preset in FRESH:
+            return list({line["id"]: line for line in reversed(lines)}.values())[::-1]
+        return [line for line in lines if line["preset"] == preset]
+
+    def pair(self, line: dict, preset: str, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3]."""
+        clean, degraded = (
+            np.array(np.load(self.cache / line[k], mmap_mode="r")[:frames]) for k in ("clean", "degraded")
+        )
+        if preset in FRESH:
+            degraded = Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
+        return clean, degraded
 
     def validation(self, frames: int = 17) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
         """All entries with at least `frames` frames as (clean, degraded, index line), in a fixed shuffled order.

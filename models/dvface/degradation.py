@@ -106,6 +106,7 @@ class Video:
     codecs: tuple[str, ...] = ("libx264", "mpeg4")
     codec_prob: tuple[float, ...] = (2 / 3, 1 / 3)
     log: bool = False  # draw the logarithm uniformly
+    prob: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,20 @@ PRESETS: dict[str, Preset] = {
             Noise(gaussian=(0.5, 4), poisson=(0.05, 0.3), prob=0.7),
             Jpeg(quality=(75, 98), prob=0.5),
             Video(bits=(6e4, 4e5), log=True, codecs=("libx264",), codec_prob=(1.0,)),
+        ),
+    ),
+    "soft": Preset(
+        description="Blur without noise: out of focus or scaled up, half of it with a web bitrate. Not RealBasicVSR's.",
+        steps=(
+            Blur(
+                sigma=(0.3, 2.0),
+                kernels=("iso", "aniso"),
+                kernel_prob=(0.7, 0.3),
+                sizes=(9, 11, 13, 15),
+                sigma_step=0.01,
+            ),
+            Resize(scale=(0.35, 1.0), mode_prob=(0.0, 0.6, 0.4), step=0.002),
+            Video(bits=(1e5, 8e5), log=True, codecs=("libx264",), codec_prob=(1.0,), prob=0.5),
         ),
     ),
     "clean": Preset(description="Identity."),

@@ -122,7 +122,7 @@ class LightEncoderGraph(nn.Module):
     def __init__(self, model: DVFace, dtype: torch.dtype = torch.float32):
         super().__init__()
         vae = model.config.vae
-        self.light = retyped(LightEncoder(retyped(model.vae.encoder), vae.latent_channels, dtype), dtype)
+        self.light = retyped(LightEncoder(retyped(model.vae.encoder), vae, dtype), dtype)
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.light(frames)

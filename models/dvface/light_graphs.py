@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .config import VaeConfig
 from .vae import Decoder, Encoder, Exchange, GlobalGain, PatchConv, ResBlock
 
 LEVELS = 127.5
@@ -87,9 +88,9 @@ class BytePatches(nn.Module):
 
 
 class LightEncoder(nn.Module):
-    """frames u8 [T, H, W, 3] to latent [1, C, t, h, w], the mean alone."""
+    """frames u8 [T, H, W, 3] to latent and context [1, C + X, t, h, w]: the mean, and zeros."""
 
-    def __init__(self, encoder: Encoder, latent_channels: int, dtype: torch.dtype):
+    def __init__(self, encoder: Encoder, vae: VaeConfig, dtype: torch.dtype):
         super().__init__()
         self.stride, self.patch, self.dtype = encoder.stride, encoder.stem.kernel_size[0], dtype
         weight, bias = for_bytes(encoder.stem.weight.detach(), encoder.stem.bias.detach())
@@ -100,16 +101,10 @@ class LightEncoder(nn.Module):
         self.block = encoder.block
         self.mix = nn.Parameter(encoder.mix.weight.detach()[:, :, 0, 0].T.contiguous(), requires_grad=False)
         self.mix_bias = nn.Parameter(encoder.mix.bias.detach(), requires_grad=False)
-        # The latent's mean, and what the encoder tells the decoder beside it.
-        parts = [(encoder.head, latent_channels)]
-        if getattr(encoder, "context", None) is not None:
-            parts.append((encoder.context, encoder.context.out_channels))
-        self.head = nn.Conv2d(encoder.head.in_channels, sum(count for _, count in parts), 3, padding=1)
-        weight, bias = (
-            torch.cat([getattr(layer, name).detach()[:count] for layer, count in parts]) for name in ("weight", "bias")
-        )
-        self.head.weight = nn.Parameter(weight, requires_grad=False)
-        self.head.bias = nn.Parameter(bias, requires_grad=False)
+        # The latent's mean; the channels of the context, which the DiT fills, are zero.
+        self.head = nn.Conv2d(encoder.head.in_channels, vae.channels, 3, padding=1)
+        for made, trained in ((self.head.weight, encoder.head.weight), (self.head.bias, encoder.head.bias)):
+            made.requires_grad_(False).zero_()[: vae.latent_channels] = trained.detach()[: vae.latent_channels]
 
     def forward(self, frames: Tensor) -> Tensor:
         # The first frame stands alone and fills its group.

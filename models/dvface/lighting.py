@@ -14,10 +14,10 @@ LUMA = np.float32([0.299, 0.587, 0.114])
 """BT.601."""
 
 
-def random_light(rng: np.random.Generator) -> tuple[np.ndarray, float, float]:
-    """Draws (tint [3], saturation, exposure): gains of linear R, G, B of .25 to 1 (the greatest is 1), saturation .4 to
-    2.2 of luma differences, exposure as a power of .7 to 1.4 on pixel values."""
-    tint = np.exp(rng.uniform(np.log(0.25), 0.0, size=3) * rng.uniform(0.2, 1.0))
+def random_light(rng: np.random.Generator, least: float = 0.25) -> tuple[np.ndarray, float, float]:
+    """Draws (tint [3], saturation, exposure): gains of linear R, G, B of `least` to 1 (the greatest is 1), saturation
+    .4 to 2.2 of luma differences, exposure as a power of .7 to 1.4 on pixel values."""
+    tint = np.exp(rng.uniform(np.log(least), 0.0, size=3) * rng.uniform(0.2, 1.0))
     saturation = np.exp(rng.uniform(np.log(0.4), np.log(2.2)))
     exposure = np.exp(rng.uniform(np.log(0.7), np.log(1.4)))
     return (tint / tint.max()).astype(np.float32), float(saturation), float(exposure)
@@ -31,7 +31,7 @@ def relight(frames: np.ndarray, tint: np.ndarray, saturation: float, exposure: f
     levels = np.arange(256, dtype=np.float32) / 255.0
     gain = (tint / float(LUMA @ tint) * 0.8) ** (1.0 / GAMMA)
     tables = (levels[:, None] ** exposure * gain).astype(np.float32)  # [256, 3]
-    out = np.empty_like(frames)
+    out = np.empty(frames.shape, np.uint8)
     for frame, drawn in zip(frames, out, strict=True):  # frame by frame: a clip in f32 takes four times its bytes
         lit = np.stack([tables[frame[..., channel], channel] for channel in range(3)], axis=-1)
         luma = (lit @ LUMA)[..., None]

@@ -20,22 +20,13 @@ def charbonnier(a: Tensor, b: Tensor, eps: float = 1e-3) -> Tensor:
     return torch.sqrt(difference.square() + eps * eps).mean() if eps else difference.abs().mean()
 
 
-def sample_rmse(a: Tensor, b: Tensor, floor: float = 1e-5) -> Tensor:
-    """Mean over samples of sqrt(mse + floor), a squared error of eq. 13 in another measure.
-
-    The gradient of every sample is of about the same length. With the plain MSE the heaviest degradations rule, and
-    lightly degraded frames get worse.
-    """
-    return torch.sqrt((a - b).float().square().flatten(1).mean(dim=1) + floor).mean()
-
-
 def relative_rmse(restored: Tensor, clean: Tensor, degraded: Tensor, worse: float, floor: float = 4e-5) -> Tensor:
     """Mean over samples of e / sqrt(d) + worse * max(0, e / d - 1): the pixel MSE of eq. 13 in another measure.
 
     e and d are the root mean square errors of the restored and of the degraded sample (d never below sqrt(floor), 50
     dB). With the plain MSE heavy degradations rule and light ones get worse; with its logarithm, PSNR itself, the
     cleanest rule; the square root lies between. The second term is what a viewer does not forgive: output worse than
-    input.
+    input. Latents are measured in the same way.
     """
     error = ((restored - clean).float().square().flatten(1).mean(dim=1) + 1e-6).sqrt()
     before = ((degraded - clean).float().square().flatten(1).mean(dim=1) + floor).sqrt()

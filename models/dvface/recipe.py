@@ -14,7 +14,7 @@ OPTIMIZERS = ("adamw", "muon")
 FLOWS = ("raft", "dis")
 MEASURES = ("mse", "rmse")
 TEMPORAL = ("restored", "error")
-TUNED = ("restorer", "all")
+TUNED = ("restorer", "prior")
 RAFT_SIDE = 128
 """Least side in pixels of a frame for RAFT."""
 
@@ -57,6 +57,7 @@ class Mix:
     medium: float
     light: float
     clean: float
+    soft: float = 0.0
 
     def __post_init__(self):
         values = [getattr(self, item.name) for item in fields(self)]
@@ -130,12 +131,12 @@ class PredictionLoss(Weights):
 class RestorerLoss(Weights):
     """Weights of stage 2: eq. 12 to 15, and `ms_ssim` and `fft`, which need no pretrained network.
 
-    `measure` of eq. 13's two errors: "mse" as printed, or "rmse" (`losses.relative_rmse`, `losses.sample_rmse`).
+    `measure` of eq. 13's two errors: "mse" as printed, or "rmse" (`losses.relative_rmse`).
     `worse`: within `rec_pixel` and "rmse", weight of output that is worse than its input.
     `temp_of`: what eq. 15 holds still along the flow, "restored" frames as printed, or their "error": a blurred picture
     changes little when it is warped, so the printed term asks for blur as well; an error that stays is no flicker.
     `temp_flow`: its optical flow, "raft" or OpenCV's "dis". `temp_from_size`: least crop, in pixels, that has the term.
-    `codes`: with `tune = "all"`, cross-entropy of the codes against those of the clean clip before this stage.
+    `codes`: with `tune = "prior"`, cross-entropy of the codes against those of the clean clip before this stage.
     """
 
     measure: str
@@ -242,14 +243,16 @@ class PredictionRecipe(Recipe):
 class RestorerRecipe(Recipe):
     """`[train.restorer]`: stage 2.
 
-    `tune`: what is trained, the "restorer" as in the paper (DiT, fusion, decoder), or "all", where VAE encoder and
-    prior extractor learn from the restored frames too; the codebooks stay. Then the latent of the clean clip is that of
-    the encoder before this stage, and the choice of a code passes its gradient straight through.
+    `tune`: what is trained, the "restorer" as in the paper (DiT, fusion, decoder), or "prior", where the prior
+    extractor learns from the restored frames too, but for the codebooks; the choice of a code then passes its gradient
+    straight through.
+    `recoloured`: share of samples, clean and degraded alike, that are seen in other colours (lighting.py).
     `forcing`: share of samples whose decoder sees the true latent, falling to 0 at `forcing_until` of the schedule.
     `checkpointing`: compute the DiT's blocks (and Wan's decoder's) again in the backward pass rather than store them.
     """
 
     tune: str
+    recoloured: float
     forcing: float
     forcing_until: float
     checkpointing: bool
@@ -261,7 +264,7 @@ class RestorerRecipe(Recipe):
 
     @property
     def shares(self) -> tuple[str, ...]:
-        return (*super().shares, "forcing", "forcing_until")
+        return (*super().shares, "recoloured", "forcing", "forcing_until")
 
 
 STAGES: dict[str, type[Recipe]] = {

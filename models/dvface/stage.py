@@ -48,7 +48,8 @@ class Stage:
 
     def dataset(self) -> ClipDataset:
         """Training clips in the recipe's mix of degradations."""
-        return ClipDataset(self.cache, "train", self.recipe.mix.weights())
+        recoloured = getattr(self.recipe, "recoloured", 0.0)
+        return ClipDataset(self.cache, "train", self.recipe.mix.weights(), recoloured=recoloured)
 
     def about(self, dataset: ClipDataset) -> dict[str, str]:
         """What a bundle says of its weights."""
@@ -71,15 +72,12 @@ class Stage:
         """
         dataset = ClipDataset(self.cache, "validation")
         for preset in presets:
-            lines = [line for line in dataset.pairs if line["preset"] == preset and line["frames"] >= frames]
+            lines = dataset.pairs_of(preset, frames)
             if not lines:
                 raise FileNotFoundError(f"{self.cache}: expected validation clips {preset!r} of {frames} frames")
             for line in lines[:: max(1, len(lines) // limit)][:limit]:
-                clean, degraded = (
-                    torch.from_numpy(np.array(np.load(self.cache / line[key], mmap_mode="r")[:frames]))
-                    for key in ("clean", "degraded")
-                )
-                yield to_float(clean)[None].to(self.device), to_float(degraded)[None].to(self.device), preset
+                clean, degraded = (to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames))
+                yield clean.to(self.device), degraded.to(self.device), preset
 
 
 def sheet_row(degraded: Tensor, restored: Tensor, clean: Tensor) -> np.ndarray:

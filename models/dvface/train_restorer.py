@@ -1,5 +1,5 @@
 """Trains the restorer (section 3.4, stage 2): DiT, fusion and decoder; VAE encoder and prior extractor stay fixed, or
-with `tune = "all"` are trained with them.
+with `tune = "prior"` the extractor is trained with them.
 
 python -m dvface.train_restorer nano --cache models/cache --run models/runs/restorer \\
     --init models/runs/prediction/model.pt
@@ -12,6 +12,7 @@ import functools
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -19,9 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .flow import flow_by_name
 from .frames import to_u8
-from .graphs import without
-from .losses import code_prediction_loss, fft_loss, ms_ssim_loss, relative_rmse, sample_rmse, warp_loss
-from .metrics import ssim
+from .losses import code_prediction_loss, fft_loss, ms_ssim_loss, relative_rmse, warp_loss
+from .metrics import EVERY, detail, ssim
 from .model import DVFace
 from .perceptual import Lpips
 from .recipe import RestorerRecipe
@@ -30,7 +30,7 @@ from .training import Task, Validation, psnr
 from .wan_vae import ResidualBlock
 from .warp_error import warp_error
 
-PRESETS = ("strong", "medium", "light")
+PRESETS = ("strong", "medium", "light", "soft")
 Pair = tuple[Tensor | None, Tensor | None]
 """Of the spatial and the temporal codebook."""
 
@@ -42,26 +42,26 @@ def compute_again(modules: list[nn.Module]) -> None:
 
 
 class Teacher(nn.Module):
-    """VAE encoder and prior extractor as they were before stage 2: they say what the truth of a clean clip is."""
+    """The prior extractor as it was before stage 2: it says what a clean clip's codes are."""
 
     def __init__(self, model: DVFace):
         super().__init__()
-        self.vae = copy.deepcopy(without(model.vae, "decoder"))
         self.prior = copy.deepcopy(model.prior)
 
     @torch.no_grad()
     def codes(self, clean: Tensor) -> list[Tensor]:
-        """Code indices (spatial, temporal) of clean clips, each [B, t, h', w']; empty where there is no prior."""
-        return [] if self.prior is None else [x.argmax(-1) for x in self.prior.logits(self.prior.latents(clean))]
+        """Code indices (spatial, temporal) of clean clips, each [B, t, h', w']."""
+        return [x.argmax(-1) for x in self.prior.logits(self.prior.latents(clean))]
 
 
 class RestorerTask(Task):
     """Stage 2 (eq. 12 to 15).
 
     Figures, by preset: `gain`, mean gain in PSNR over the degraded input in dB, and `least`, the least of a clip;
-    `gain_*_noprior` and `gain_*_otherprior`, the same with priors of zero and of another clip, which tell what the
-    priors are worth; `ssim`, mean gain in SSIM; `warp`, E*_warp relative to the clean clips'. `usage_*`: share of a
-    codebook's entries that these clips use.
+    `worth`, what its fall in PSNR says that something is worth, over every third clip: `_prior`, when priors are zero,
+    `_own`, when they are another clip's, `_step`, without the DiT; `latent`, the latent's error after the step relative
+    to that before it; `ssim`, mean gain in SSIM; `warp`, E*_warp relative to the clean clips'; `detail`, share of the
+    clean clips' gradients. `usage_*`: share of a codebook's entries that these clips use.
     """
 
     name = "restorer"
@@ -73,13 +73,13 @@ class RestorerTask(Task):
         if stage.config.vae.kind == "wan":
             trained.append(model.vae.conv2)  # the decoder's first convolution
         self.teacher = None
-        if self.recipe.tune == "all":
+        if self.recipe.tune == "prior" and model.prior is not None:
             self.teacher = Teacher(model)
             if "teacher" in stage.init:  # the start is a model of this stage already
                 self.teacher.load_state_dict(stage.init["teacher"])
-            trained = [model]
+            trained.append(model.prior)
         super().__init__(model, {"teacher": self.teacher} if self.teacher else {}, trained)
-        if self.teacher and model.prior is not None:
+        if self.teacher:
             for book in (model.prior.spatial_codebook, model.prior.temporal_codebook):
                 book.requires_grad_(False)
         self.stage = stage
@@ -94,19 +94,17 @@ class RestorerTask(Task):
     def loss(self, clean: Tensor, degraded: Tensor, progress: float) -> dict[str, Tensor]:
         model, codes = self.model, {}
         with torch.no_grad():
-            truth = (self.teacher or model).vae.encode(clean).float()
+            truth, latent = model.vae.encode(clean).float(), model.vae.encode(degraded).float()
         if self.teacher is None:
             with torch.no_grad():
-                latent, priors = model.vae.encode(degraded).float(), model.priors(degraded)
+                priors = model.priors(degraded)
         else:
-            latent, priors = model.vae.encode(degraded).float(), (None, None)
-            if model.prior is not None:
-                logits = model.prior.logits(model.prior.latents(degraded))
-                priors = model.prior.straight_through(logits)
-                codes = self.code_terms(logits, clean)
+            logits = model.prior.logits(model.prior.latents(degraded))
+            priors = model.prior.straight_through(logits)
+            codes = self.code_terms(logits, clean)
         restored_latent = model.denoise(latent, *priors).float()
         restored = model.decode(self.forced(restored_latent, truth, progress), degraded).float()
-        return self.terms(restored_latent, truth, restored, clean, degraded) | codes
+        return self.terms((latent, restored_latent, truth), (degraded, restored, clean)) | codes
 
     def code_terms(self, logits: tuple[Tensor, Tensor], clean: Tensor) -> dict[str, Tensor]:
         """What keeps codes the clean clip's (eq. 11), weighted, while the restorer asks for what serves it."""
@@ -131,18 +129,17 @@ class RestorerTask(Task):
         latent = torch.where(forced[:, None, None, None, None], truth[:, :channels], restored[:, :channels])
         return torch.cat([latent, restored[:, channels:]], dim=1)
 
-    def terms(
-        self, restored_latent: Tensor, truth: Tensor, restored: Tensor, clean: Tensor, degraded: Tensor
-    ) -> dict[str, Tensor]:
-        """Weighted terms of eq. 12 that the recipe asks for."""
+    def terms(self, latents: tuple[Tensor, Tensor, Tensor], videos: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of eq. 12 that the recipe asks for; latents and videos are degraded, restored, clean."""
         weights, channels = self.recipe.loss, self.stage.config.vae.latent_channels
-        is_mse = weights.measure == "mse"
-        terms = {
-            "rec_pixel": F.mse_loss(restored, clean)
-            if is_mse
-            else relative_rmse(restored, clean, degraded, weights.worse),
-            "rec_latent": (F.mse_loss if is_mse else sample_rmse)(restored_latent[:, :channels], truth[:, :channels]),
-        }
+        degraded, restored, clean = videos
+        terms = {}
+        for name, (before, after, truth) in (
+            ("rec_pixel", videos),
+            ("rec_latent", tuple(latent[:, :channels] for latent in latents)),  # the context has no truth
+        ):
+            is_mse = weights.measure == "mse"
+            terms[name] = F.mse_loss(after, truth) if is_mse else relative_rmse(after, truth, before, weights.worse)
         if self.lpips is not None:
             terms["per"] = self.lpips(restored, clean)
         if weights.ms_ssim:
@@ -176,23 +173,36 @@ class RestorerTask(Task):
         for clean, degraded, preset in clips:
             latent = model.vae.encode(degraded).float()
             logits, priors = self.chosen(degraded)
-            before = psnr(degraded, clean)
-            restored = model.decode(model.denoise(latent, *priors), degraded)
-            add(f"gain_{preset}", psnr(restored, clean) - before)
+            before, truth_latent = psnr(degraded, clean), model.vae.encode(clean).float()
+            step = model.denoise(latent, *priors)
+            restored = model.decode(step, degraded)
+            gain = psnr(restored, clean) - before
+            add(f"gain_{preset}", gain)
+            channels = self.stage.config.vae.latent_channels
+            errors = [(x - truth_latent)[:, :channels].square().mean().sqrt().item() for x in (step, latent)]
+            add(f"latent_{preset}", errors[0] / errors[1])
             truth, found, bad = (to_u8(video[0]).cpu().numpy() for video in (clean, restored, degraded))
             add(f"ssim_{preset}", ssim(found, truth) - ssim(bad, truth))
             add(f"warp_{preset}", warp_error(found).value / warp_error(truth).value)
-            if len(values[f"gain_{preset}"]) <= 2:
+            everywhere = np.ones((len(truth[::EVERY]), *truth.shape[1:3]), bool)
+            add(f"detail_{preset}", detail(found, truth, everywhere))
+            count = len(values[f"gain_{preset}"])
+            if count <= 2:
                 rows.append(sheet_row(degraded, restored, clean))
             if model.prior is None:
                 continue
-            none = [torch.zeros_like(prior) for prior in priors]
-            for name, pair in (("noprior", none), ("otherprior", other)):
-                restored = model.decode(model.denoise(latent, *pair), degraded)
-                add(f"gain_{preset}_{name}", psnr(restored, clean) - before)
-            other = priors
             for entries, logit in zip(used, logits, strict=True):
                 entries.update(logit.argmax(-1).flatten().tolist())
+            if count % 3 == 1:
+                none = [torch.zeros_like(prior) for prior in priors]
+                instead = {
+                    "step": latent,
+                    "prior": model.denoise(latent, *none),
+                    "own": model.denoise(latent, *other),
+                }
+                for name, changed in instead.items():
+                    add(f"worth_{preset}_{name}", before + gain - psnr(model.decode(changed, degraded), clean))
+            other = priors
         figures = {name: sum(found) / len(found) for name, found in values.items()}
         figures |= {f"least_{preset}": min(values[f"gain_{preset}"]) for preset in PRESETS}
         if model.prior is not None:

@@ -96,8 +96,7 @@ class ResBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames [B, T, 3, H, W] to [B, 2 C + X, t, h, w]: mean and log-variance of the latent, and context (h, w: H/8,
-    W/8). Context starts at zero."""
+    """Frames [B, T, 3, H, W] to mean and log-variance of the latent, [B, 2 C, t, h, w] (h, w: H/8, W/8)."""
 
     def __init__(self, config: VaeConfig):
         super().__init__()
@@ -106,18 +105,12 @@ class Encoder(nn.Module):
         self.block = ResBlock(config.width)
         self.mix = nn.Conv2d(3 * config.width, config.width, 1)
         self.head = nn.Conv2d(config.width, 2 * config.latent_channels, 3, padding=1)
-        self.context = None
-        if config.context_channels:
-            self.context = nn.Conv2d(config.width, config.context_channels, 3, padding=1)
-            nn.init.zeros_(self.context.weight)
-            nn.init.zeros_(self.context.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
         x = per_frame(self.stem, group_frames(frames, self.stride)).relu()
         x = per_frame(self.block, x)
         x = x + per_frame(self.mix, with_neighbours(x)).relu()
-        heads = [self.head] if self.context is None else [self.head, self.context]
-        return torch.cat([per_frame(head, x) for head in heads], dim=2).transpose(1, 2)
+        return per_frame(self.head, x).transpose(1, 2)
 
 
 class GlobalGain(nn.Module):
@@ -211,7 +204,8 @@ class Decoder(nn.Module):
 
 
 class LightVae(nn.Module):
-    """Encoder and decoder; `encode` returns the latent's mean, which is all that inference uses, and the context."""
+    """Encoder and decoder; `encode` returns the latent's mean, which is all that inference uses, and room for the
+    context that the DiT gives the decoder."""
 
     def __init__(self, config: VaeConfig):
         super().__init__()
@@ -221,16 +215,12 @@ class LightVae(nn.Module):
 
     def moments(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each [B, C, t, h, w]."""
-        mean, log_variance = self.encoder(frames)[:, : 2 * self.config.latent_channels].chunk(2, dim=1)
+        mean, log_variance = self.encoder(frames).chunk(2, dim=1)
         return mean, log_variance.clamp(-20.0, 10.0)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames [B, T, 3, H, W] in [-1, 1] to latent and context [B, C + X, t, h, w]."""
-        channels = self.config.latent_channels
-        found = self.encoder(frames)
-        if not self.config.context_channels:
-            return found[:, :channels]
-        return torch.cat([found[:, :channels], found[:, 2 * channels :]], dim=1)
+        """Frames [B, T, 3, H, W] in [-1, 1] to latent and a context of zero, [B, C + X, t, h, w]."""
+        return self.without_context(self.encoder(frames)[:, : self.config.latent_channels])
 
     def without_context(self, latent: Tensor) -> Tensor:
         """A latent [B, C, t, h, w] as `encode` would give it, with a context of zero."""

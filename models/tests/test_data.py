@@ -286,6 +286,41 @@ def test_mix(cache):
         ClipDataset(cache, mix={"heavy": 1.0})
 
 
+def test_soft_samples_are_made_when_they_are_drawn(cache):
+    dataset = ClipDataset(cache, mix={"soft": 1.0})
+    pairs = [dataset.sample(np.random.default_rng(s), 3, 64) for s in range(24)]
+    again = dataset.sample(np.random.default_rng(3), 3, 64)
+    assert all(np.array_equal(a, b) for a, b in zip(pairs[3], again, strict=True))
+    stored = {np.load(cache / line["degraded"])[:3].tobytes() for line in dataset.pairs}
+    assert not any(degraded.tobytes() in stored for _, degraded in pairs)
+    assert all(clean.shape == degraded.shape == (3, 64, 64, 3) for clean, degraded in pairs)
+    rough = [np.abs(np.diff(video.astype(int), axis=2)).mean() for pair in pairs for video in pair]
+    assert np.mean(rough[1::2]) < 0.95 * np.mean(rough[::2]), "blurred"
+
+
+def test_held_out_soft_clips_are_the_same_each_time(cache):
+    dataset = ClipDataset(cache, "validation")
+    lines = dataset.pairs_of("soft", 3)
+    assert [line["id"] for line in lines] == list(dict.fromkeys(line["id"] for line in dataset.pairs))
+    clean, degraded = dataset.pair(lines[0], "soft", 3)
+    assert np.array_equal(clean, np.load(cache / lines[0]["clean"])[:3]) and not np.array_equal(clean, degraded)
+    assert np.array_equal(degraded, dataset.pair(lines[0], "soft", 3)[1])
+    strong = dataset.pairs_of("strong", 3)
+    assert {line["preset"] for line in strong} == {"strong"}
+    assert np.array_equal(dataset.pair(strong[0], "strong", 2)[1], np.load(cache / strong[0]["degraded"])[:2])
+
+
+def test_recoloured_samples_have_other_colours_on_both_sides(cache):
+    plain, coloured = (ClipDataset(cache, mix={"clean": 1.0}, recoloured=share) for share in (0.0, 1.0))
+    for seed in range(12):
+        clean, degraded = coloured.sample(np.random.default_rng(seed), 2, 64)
+        assert np.array_equal(clean, degraded) and clean.flags.c_contiguous
+        assert not np.array_equal(clean, plain.sample(np.random.default_rng(seed), 2, 64)[0])
+    half = ClipDataset(cache, mix={"clean": 1.0}, recoloured=0.5)
+    crops = [[data.sample(np.random.default_rng(s), 2, 64)[0] for s in range(60)] for data in (half, plain)]
+    assert 15 < sum(np.array_equal(a, b) for a, b in zip(*crops, strict=True)) < 45
+
+
 def test_validation(cache, tmp_path):
     entries = list(ClipDataset(cache, "validation").validation(frames=4))
     assert len(entries) == 3 * len({x[2]["id"] for x in entries}) >= 9

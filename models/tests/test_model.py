@@ -234,17 +234,17 @@ def test_parameters_are_counted(monkeypatch, capsys):
     assert "total" in capsys.readouterr().out
 
 
-def test_context_starts_at_zero_and_is_no_part_of_the_latent(model):
+def test_context_is_zero_until_the_transformer_fills_it(model):
     """Beside the latent's channels, and only where the config wants them."""
     vae, frames = model.vae, torch.rand(1, 5, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         mean, log_variance = vae.moments(frames)
         assert mean.shape == log_variance.shape == (1, 16, 2, 8, 8)
-        assert torch.equal(vae.encode(frames), vae.without_context(mean))
-        context = torch.randn_like(vae.encoder.context.weight)
-        changed = copy.deepcopy(vae)
-        changed.encoder.context.weight.copy_(context)
-        assert torch.equal(changed.encode(frames)[:, :16], mean) and changed.encode(frames)[:, 16:].any()
+        latent = vae.encode(frames)
+        assert torch.equal(latent, vae.without_context(mean)) and not latent[:, 16:].any()
+        changed = copy.deepcopy(model)
+        changed.dit.head.head.weight.normal_(0, 0.1)
+        assert changed.denoise(latent, *changed.priors(frames))[:, 16:].any()
         plain = LightVae(dataclasses.replace(vae.config, context_channels=0))
         assert plain.encode(frames).shape == plain.without_context(mean).shape == mean.shape
 

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from dvface.config import CONFIG_DIR, load_config
-from dvface.recipe import Phase, load_training, parse_phases, read_training
+from dvface.recipe import Mix, Phase, load_training, parse_phases, read_training
 
 TINY = tomllib.loads((CONFIG_DIR / "tiny.toml").read_text())
 
@@ -19,7 +19,7 @@ def test_wan_has_the_papers_numbers():
     assert [(s.steps, s.learning_rate) for s in stages.values()] == [(250_000, 8e-5), (50_000, 8e-5), (15_000, 3e-5)]
     assert all(s.accumulate * s.phases[0].batch == 4 and s.phases[0].size == 512 for s in stages.values())
     assert (codes.loss.l1, codes.loss.per, codes.loss.feat, codes.loss.beta, codes.loss.adv) == (1, 1, 1, 0.25, 0.8)
-    assert codes.loss.l1_smoothing == 0 and codes.mix.weights() == {"strong": 0, "medium": 0, "light": 0, "clean": 1}
+    assert codes.loss.l1_smoothing == 0 and codes.mix == Mix(0, 0, 0, 1)
     assert (prediction.loss.cf, prediction.loss.ce) == (1, 0.5)
     loss = restorer.loss
     assert (loss.measure, loss.rec_latent, loss.rec_pixel, loss.per, loss.temp) == ("mse", 1, 1, 1, 0.1)
@@ -80,7 +80,7 @@ def changed(path: str, value: object = None) -> dict:
         ("train.codes", 5, r"\[train.codes\]: expected a table, found 5"),
         ("train.restorer.loss.measure", "psnr", "train.restorer.loss.measure: expected one of mse, rmse, found 'psnr'"),
         ("train.restorer.optimizer", "sgd", "train.restorer.optimizer: expected one of adamw, muon, found 'sgd'"),
-        ("train.restorer.tune", "vae", "train.restorer.tune: expected one of restorer, all, found 'vae'"),
+        ("train.restorer.tune", "vae", "train.restorer.tune: expected one of restorer, prior, found 'vae'"),
         ("train.restorer.loss.temp_of", "x", "train.restorer.loss.temp_of: expected one of restored, error, found 'x'"),
         ("train.restorer.loss.temp_flow", "x", "train.restorer.loss.temp_flow: expected one of raft, dis, found 'x'"),
         ("train.restorer.loss.temp_flow", "raft", "train.restorer.loss.temp_from_size: expected at least 128 for RAFT"),
