@@ -62,12 +62,12 @@ impl Moment {
 #[derive(Clone, Debug)]
 pub struct Expected {
     recent: VecDeque<Duration>,
-    /// The shortest ever.
+    /// The shortest ever; zero where there was none.
     best: Duration,
 }
 
 impl Expected {
-    /// From the first run that was measured.
+    /// From the first run that was measured; zero: none was.
     pub fn new(first: Duration) -> Self {
         Self {
             recent: VecDeque::new(),
@@ -78,7 +78,7 @@ impl Expected {
     /// Takes the time of a run.
     pub fn add(&mut self, run: Duration) {
         self.add_at_least(run);
-        self.best = self.best.min(run);
+        self.best = if self.best.is_zero() { run } else { self.best.min(run) };
     }
 
     /// Takes the time after which a run was ended.
@@ -199,6 +199,11 @@ impl Pace {
             waited: 0,
             together: 1,
         }
+    }
+
+    /// Takes the time of a window, where nothing was measured at first.
+    pub fn set_measured(&mut self, first: Duration) {
+        self.expected = Expected::new(first);
     }
 
     /// From now on as many windows run one after the other before a frame may leave.

@@ -213,6 +213,12 @@ impl DvFaceRestore {
         let Some(mut engine) = self.engine.lock().take() else {
             return Err(gst::FlowError::Flushing);
         };
+        if !engine.is_measured
+            && let Some(measured) = engine.restorer.measured()
+        {
+            engine.is_measured = true;
+            engine.stream.set_measured(measured);
+        }
         let mut done = work(&mut engine);
         let mut passed_over = None;
         let may_bypass = self.settings.lock().overload == Overload::Bypass;
@@ -232,6 +238,9 @@ impl DvFaceRestore {
             statistics.add(counts);
             if counts.windows > 0 {
                 statistics.measure(&engine.restorer);
+                if statistics.counts.windows == counts.windows {
+                    gst::info!(CAT, imp = self, "the first window is restored");
+                }
             }
         }
         let late = engine.stream.take_late();
