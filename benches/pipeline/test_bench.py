@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import append, clip_of, draw, measure, table
-from launch import Cost, LaunchError, launch, statistics
+from launch import Cost, LaunchError, launch, statistics, warm_seconds
 from scaling import TINY, check_flat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +50,17 @@ def test_the_elements_statistics_are_read():
     found = statistics(log)
     assert (found["frames-in"], found["decoder-mean-ms"], found["windows"]) == (3, 0.15, 1)
     assert statistics("nothing") == {}
+
+
+def test_the_first_window_is_a_warm_up_and_does_not_count():
+    log = (
+        "0:00:01.500000000 1 0x1 INFO dvfacerestore flow.rs:1:x: the first window is restored\n"
+        "0:01:02.000000000 1 0x1 INFO dvfacerestore imp.rs:1:stop: statistics: dvfacerestore-stats, windows=(guint64)5;"
+    )
+    assert warm_seconds(log) == pytest.approx(60.5)
+    assert warm_seconds("nothing") is None
+    cost = Cost(50, 2.0, 1.0, 1.0, {"windows": 5.0}, is_warm=True)
+    assert cost.fps == pytest.approx(20.0) and cost.window_ms == pytest.approx(500.0)
 
 
 def test_memory_that_grows_is_found():
