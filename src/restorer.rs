@@ -138,6 +138,13 @@ impl Timing {
         self.runs.push_back(duration);
     }
 
+    /// Leaves out the oldest run, where there are others.
+    fn forget_oldest(&mut self) {
+        if self.runs.len() > 1 {
+            self.runs.pop_front();
+        }
+    }
+
     /// Mean in milliseconds; 0 before the first run.
     pub fn mean_ms(&self) -> f64 {
         let total: Duration = self.runs.iter().sum();
@@ -221,6 +228,11 @@ impl Restorer {
     /// Durations of a graph's runs.
     pub fn timing(&self, graph: GraphKind) -> &Timing {
         &self.timings[graph as usize]
+    }
+
+    /// Leaves the oldest run out of the durations, where there are others: it was the warm-up.
+    pub fn forget_oldest(&mut self) {
+        self.timings.iter_mut().for_each(Timing::forget_oldest);
     }
 
     /// Another one of the same sessions and windows, which `interrupt` ends.

@@ -75,6 +75,8 @@ pub(super) struct Engine {
     pub(super) blocked: Duration,
     /// The pace knows how long a window takes in the warm-up.
     pub(super) is_measured: bool,
+    /// The durations have the first window, which was the warm-up.
+    pub(super) times_warm_up: bool,
     /// Width and height of the bundle's frames, in pixels.
     size: (u32, u32),
 }
@@ -232,7 +234,7 @@ impl BaseTransformImpl for DvFaceRestore {
 
         let measured = self.warm_up(&mut restorer)?;
         let frame_bytes = restorer.window_bytes() / shape.frames();
-        let stream = Stream::new(shape, frame_bytes, measured.unwrap_or_default())
+        let stream = Stream::new(shape, frame_bytes, measured)
             .map_err(|error| gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("window of frames: {error}")))?;
         let size = (bundle.width(), bundle.height());
         let processing = Some(settings.processing_deadline)
@@ -255,6 +257,7 @@ impl BaseTransformImpl for DvFaceRestore {
             faces,
             blocked: Duration::ZERO,
             is_measured: measured.is_some(),
+            times_warm_up: measured.is_none(),
             size,
         }));
         let disabled = self.latency.lock().disabled;

@@ -57,12 +57,12 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// For windows of `shape` and a bundle's frames of `frame_bytes` bytes. `measured` is the time of a window; zero where that
-    /// is not known, and nothing is late.
+    /// For windows of `shape` and a bundle's frames of `frame_bytes` bytes. `measured` is the time of a window; `None` where
+    /// that is not known, and nothing is late.
     ///
     /// # Errors
     /// Fails where there is no memory for a window.
-    pub fn new(shape: WindowShape, frame_bytes: usize, measured: Duration) -> Result<Self, StoreError> {
+    pub fn new(shape: WindowShape, frame_bytes: usize, measured: Option<Duration>) -> Result<Self, StoreError> {
         Ok(Self {
             shape,
             frame_bytes,

@@ -180,3 +180,15 @@ fn timings_are_of_the_last_runs() {
     }
     assert!((timing.mean_ms() - 7.0).abs() < 1e-9 && (timing.p95_ms() - 7.0).abs() < 1e-9);
 }
+
+#[test]
+fn the_oldest_run_is_left_out_where_there_are_others() {
+    let mut timing = Timing::default();
+    timing.forget_oldest();
+    timing.add(Duration::from_millis(90));
+    timing.forget_oldest();
+    assert!((timing.mean_ms() - 90.0).abs() < 1e-9);
+    timing.add(Duration::from_millis(10));
+    timing.forget_oldest();
+    assert!((timing.mean_ms() - 10.0).abs() < 1e-9);
+}
