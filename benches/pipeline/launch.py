@@ -176,10 +176,15 @@ def first_frame(clip: Clip, element: str, plugin_path: Path) -> float:
 
 
 def write_clip(path: Path, frames: np.ndarray, loops: int = 1) -> Clip:
-    """Writes u8 RGB frames [T, H, W, 3] as raw I420."""
+    """Writes u8 RGB frames [T, H, W, 3] as raw I420, packed.
+
+    ValueError for a width that is no multiple of 8: rawvideoparse wants rows of whole words, in the chroma planes too.
+    """
     import cv2
 
     count, height, width, _ = frames.shape
+    if width % 8:
+        raise ValueError(f"{path}: expected a width that is a multiple of 8, found {width}")
     with path.open("wb") as file:
         for frame in frames:
             file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())

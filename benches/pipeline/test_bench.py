@@ -8,7 +8,7 @@ import pytest
 
 from bench import append, clip_of, draw, measure, table
 from launch import Cost, LaunchError, launch, statistics, warm_seconds
-from scaling import TINY, check_flat
+from scaling import SIZES, TINY, check_flat
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
@@ -39,6 +39,12 @@ def test_a_run_is_measured_beside_all_others(clip, tmp_path):
 def test_a_line_that_fails_is_an_error_with_its_text(clip):
     with pytest.raises(LaunchError, match="nonexistent-bundle"):
         launch(clip, "dvfacerestore model=/nonexistent-bundle provider=cpu", PLUGIN)
+
+
+def test_sizes_that_are_no_whole_words_are_refused(tmp_path):
+    assert all(width % 8 == 0 for width, _ in SIZES)
+    with pytest.raises(ValueError, match="multiple of 8, found 854"):
+        clip_of(tmp_path, 854, 480, 1)
 
 
 def test_the_elements_statistics_are_read():
