@@ -8,7 +8,8 @@ need_rust
 need_runtime
 
 say "cargo: building the plugin"
-cargo build --release --locked
+# The plugin alone: window-bench and what it needs are for those who measure (cargo window-bench).
+cargo build --release --locked --lib --no-default-features --features element
 
 # Where the element looks for a bundle by its name, without a variable being set.
 [ -f models/dvface-nano/bundle.toml ] || die "models/dvface-nano/bundle.toml: no such file"

@@ -62,23 +62,23 @@ impl Moment {
 #[derive(Clone, Debug)]
 pub struct Expected {
     recent: VecDeque<Duration>,
-    /// The shortest ever.
-    best: Duration,
+    /// The shortest ever; `None` where there was none.
+    best: Option<Duration>,
 }
 
 impl Expected {
-    /// From the first run that was measured.
-    pub fn new(first: Duration) -> Self {
+    /// From the first run that was measured; `None`: none was.
+    pub fn new(first: impl Into<Option<Duration>>) -> Self {
         Self {
             recent: VecDeque::new(),
-            best: first,
+            best: first.into(),
         }
     }
 
     /// Takes the time of a run.
     pub fn add(&mut self, run: Duration) {
         self.add_at_least(run);
-        self.best = self.best.min(run);
+        self.best = Some(self.best.map_or(run, |best| best.min(run)));
     }
 
     /// Takes the time after which a run was ended.
@@ -92,7 +92,8 @@ impl Expected {
     /// The second longest of the last eight runs and the best one: one run that took long for a reason of its own does not
     /// count, two do.
     pub fn time(&self) -> Duration {
-        let (mut longest, mut second) = (self.best, self.best);
+        let best = self.best.unwrap_or_default();
+        let (mut longest, mut second) = (best, best);
         for run in &self.recent {
             if *run > longest {
                 (longest, second) = (*run, longest);
@@ -187,8 +188,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// For windows of `window` frames, one of which took `first` when it was measured.
-    pub fn new(window: usize, first: Duration) -> Self {
+    /// For windows of `window` frames, one of which took `first` when it was measured; `None`: none was.
+    pub fn new(window: usize, first: impl Into<Option<Duration>>) -> Self {
         let window = window as u64;
         Self {
             window,
@@ -199,6 +200,11 @@ impl Pace {
             waited: 0,
             together: 1,
         }
+    }
+
+    /// Takes the time of a window, where nothing was measured at first.
+    pub fn set_measured(&mut self, first: Duration) {
+        self.expected = Expected::new(first);
     }
 
     /// From now on as many windows run one after the other before a frame may leave.

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-READY = "Progress: (warm-up) A window"
+FIRST = "the first window is restored"
+LAST = "statistics: dvfacerestore-stats"
 STARTED = "Setting pipeline to PAUSED"
 ENDED = "Got EOS"
 
@@ -46,18 +47,24 @@ class Clip:
 
 @dataclass
 class Cost:
-    """One run. `seconds`: from the end of loading to the end of the stream; `cpu` (s), `memory` (MiB): of the whole
-    process."""
+    """One run. `seconds`: to the end of the stream, from its start, or, with `is_warm`, from the end of the element's
+    first window, which is its warm-up and does not count; `cpu` (s), `memory` (MiB): of the whole process."""
 
     frames: int
     seconds: float
     cpu: float
     memory: float
     statistics: dict[str, float] = field(default_factory=dict)
+    is_warm: bool = False
 
     @property
     def fps(self) -> float:
-        return self.frames / self.seconds
+        return self.frames / self.seconds * (self.timed_windows / self.windows if self.is_warm else 1.0)
+
+    @property
+    def timed_windows(self) -> float:
+        """Windows that `seconds` has."""
+        return max(self.windows - float(self.is_warm), 1.0)
 
     @property
     def windows(self) -> float:
@@ -71,7 +78,7 @@ class Cost:
     @property
     def window_ms(self) -> float:
         """Milliseconds of all that a window takes, end to end."""
-        return self.seconds * 1e3 / max(self.windows, 1.0)
+        return self.seconds * 1e3 / self.timed_windows
 
     @property
     def conversion_ms(self) -> float:
@@ -91,6 +98,18 @@ def statistics(log: str) -> dict[str, float]:
         return {}
     numbers = re.findall(r"([a-z0-9-]+)=\((?:guint64|double)\)([0-9.e+-]+)", lines[-1])
     return {name: float(value) for name, value in numbers}
+
+
+def warm_seconds(log: str) -> float | None:
+    """Seconds from the end of the element's first window to its stop; None where it did not restore one."""
+
+    def time_of(text: str) -> float | None:
+        lines = [line for line in log.splitlines() if text in line]
+        match = re.match(r"(\d+):(\d+):([\d.]+)", lines[-1]) if lines else None
+        return match and 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
+
+    first, last = time_of(FIRST), time_of(LAST)
+    return None if first is None or last is None else last - first
 
 
 def launch(clip: Clip, element: str, plugin_path: Path) -> Cost:
@@ -114,19 +133,24 @@ def launch(clip: Clip, element: str, plugin_path: Path) -> Cost:
         for text in process.stdout:
             now = time.monotonic()
             printed.append(text)
-            if text.startswith((STARTED, READY)):
+            if text.startswith(STARTED):
                 started = now
             elif text.startswith(ENDED):
                 ended = now
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        found = statistics(log.read_text(errors="replace") if log.exists() else "")
+        logged = log.read_text(errors="replace") if log.exists() else ""
+        found, warm = statistics(logged), warm_seconds(logged)
     whole = f"gst-launch-1.0 {line}\n{''.join(printed)}"
     if process.returncode or started is None or ended is None:
         raise LaunchError(whole)
     if found and found["frames-out"] != clip.count:
         raise LaunchError(f"{whole}\n{clip.count} frames in, {found['frames-out']:.0f} out")
-    return Cost(clip.count, ended - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, statistics=found)
+    # A clip of one window has none that is warm.
+    is_warm = warm is not None and found.get("windows", 0.0) > 1
+    seconds = warm if is_warm else ended - started
+    cpu = usage.ru_utime + usage.ru_stime
+    return Cost(clip.count, seconds, cpu, usage.ru_maxrss / 1024, statistics=found, is_warm=is_warm)
 
 
 def first_frame(clip: Clip, element: str, plugin_path: Path) -> float:
@@ -152,10 +176,15 @@ def first_frame(clip: Clip, element: str, plugin_path: Path) -> float:
 
 
 def write_clip(path: Path, frames: np.ndarray, loops: int = 1) -> Clip:
-    """Writes u8 RGB frames [T, H, W, 3] as raw I420."""
+    """Writes u8 RGB frames [T, H, W, 3] as raw I420, packed.
+
+    ValueError for a width that is no multiple of 8: rawvideoparse wants rows of whole words, in the chroma planes too.
+    """
     import cv2
 
     count, height, width, _ = frames.shape
+    if width % 8:
+        raise ValueError(f"{path}: expected a width that is a multiple of 8, found {width}")
     with path.open("wb") as file:
         for frame in frames:
             file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())

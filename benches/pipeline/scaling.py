@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests/bundles/brighter-long"
 LENGTHS = (1, 2, 5, 16, 17, 18, 50, 100, 500, 1000, 2000, 5000, 10000)
 FLAT_FROM, FLAT_WITHIN = 500, 0.02
-SIZES = ((640, 360), (854, 480), (1280, 720), (1920, 1080), (2560, 1440), (3840, 2160))
+SIZES = ((640, 360), (848, 480), (1280, 720), (1920, 1080), (2560, 1440), (3840, 2160))
 
 Point = tuple[float, Cost]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench import append, clip_of, draw, measure, table
-from launch import Cost, LaunchError, launch, statistics
-from scaling import TINY, check_flat
+from launch import Cost, LaunchError, launch, statistics, warm_seconds
+from scaling import SIZES, TINY, check_flat
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
@@ -41,6 +41,12 @@ def test_a_line_that_fails_is_an_error_with_its_text(clip):
         launch(clip, "dvfacerestore model=/nonexistent-bundle provider=cpu", PLUGIN)
 
 
+def test_sizes_that_are_no_whole_words_are_refused(tmp_path):
+    assert all(width % 8 == 0 for width, _ in SIZES)
+    with pytest.raises(ValueError, match="multiple of 8, found 854"):
+        clip_of(tmp_path, 854, 480, 1)
+
+
 def test_the_elements_statistics_are_read():
     log = (
         "0:00:01 INFO dvfacerestore imp.rs:1:stop: statistics: dvfacerestore-stats, frames-in=(guint64)3, "
@@ -50,6 +56,17 @@ def test_the_elements_statistics_are_read():
     found = statistics(log)
     assert (found["frames-in"], found["decoder-mean-ms"], found["windows"]) == (3, 0.15, 1)
     assert statistics("nothing") == {}
+
+
+def test_the_first_window_is_a_warm_up_and_does_not_count():
+    log = (
+        "0:00:01.500000000 1 0x1 INFO dvfacerestore flow.rs:1:x: the first window is restored\n"
+        "0:01:02.000000000 1 0x1 INFO dvfacerestore imp.rs:1:stop: statistics: dvfacerestore-stats, windows=(guint64)5;"
+    )
+    assert warm_seconds(log) == pytest.approx(60.5)
+    assert warm_seconds("nothing") is None
+    cost = Cost(50, 2.0, 1.0, 1.0, {"windows": 5.0}, is_warm=True)
+    assert cost.fps == pytest.approx(20.0) and cost.window_ms == pytest.approx(500.0)
 
 
 def test_memory_that_grows_is_found():

@@ -48,7 +48,7 @@ _NOISE = re.compile(
     r"Setting pipeline|Pipeline is|Prerolled|New clock|Redistribute|Freeing|Got EOS|Execution ended|INFO:$|$"
     r"|src/\S+\.rs\(\d+\): "  # where in the source a message comes from
 )
-_READY = "Progress: (warm-up)"
+_READY = ("Progress: (load)", "Progress: (warm-up)")  # without a live source the first window is the warm-up
 
 
 @dataclass

@@ -213,6 +213,13 @@ impl DvFaceRestore {
         let Some(mut engine) = self.engine.lock().take() else {
             return Err(gst::FlowError::Flushing);
         };
+        if !engine.is_measured
+            && let Some(measured) = engine.restorer.measured()
+        {
+            engine.is_measured = true;
+            engine.times_warm_up = false;
+            engine.stream.set_measured(measured);
+        }
         let mut done = work(&mut engine);
         let mut passed_over = None;
         let may_bypass = self.settings.lock().overload == Overload::Bypass;
@@ -231,7 +238,15 @@ impl DvFaceRestore {
             let mut statistics = self.statistics.lock();
             statistics.add(counts);
             if counts.windows > 0 {
+                // A clip of one window has no other.
+                if engine.times_warm_up && statistics.counts.windows > 1 {
+                    engine.times_warm_up = false;
+                    engine.restorer.forget_oldest();
+                }
                 statistics.measure(&engine.restorer);
+                if statistics.counts.windows == counts.windows {
+                    gst::info!(CAT, imp = self, "the first window is restored");
+                }
             }
         }
         let late = engine.stream.take_late();

@@ -44,12 +44,13 @@ use parking_lot::Mutex;
 use super::faces::Faces;
 use super::latency::{self, Latency};
 use super::live::Live;
-use super::model::{self, Model};
+use super::model::Model;
 use super::picture::{self, Picture};
 use super::regions::{FacePictures, Pictures};
 use super::settings::{self, Settings};
 use super::statistics::Statistics;
 use super::stream::Stream;
+use super::warm_up::WarmUp;
 use crate::restorer::{Interrupt, Reason, Restorer};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -72,6 +73,10 @@ pub(super) struct Engine {
     pub(super) faces: Option<Faces>,
     /// How long the last burst of frames took to push.
     pub(super) blocked: Duration,
+    /// The pace knows how long a window takes in the warm-up.
+    pub(super) is_measured: bool,
+    /// The durations have the first window, which was the warm-up.
+    pub(super) times_warm_up: bool,
     /// Width and height of the bundle's frames, in pixels.
     size: (u32, u32),
 }
@@ -89,6 +94,8 @@ pub struct DvFaceRestore {
     pub(super) failed: AtomicBool,
     /// Apart from the rest, so that a flush or a state change can end a run.
     pub(super) interrupt: Mutex<Option<Arc<Interrupt>>>,
+    /// A warm-up that goes on.
+    pub(super) warm_up: Mutex<Option<Arc<WarmUp>>>,
 }
 
 #[glib::object_subclass]
@@ -170,6 +177,7 @@ impl ElementImpl for DvFaceRestore {
         // The base class waits for the streaming thread, which may be in the middle of a run.
         if transition == gst::StateChange::PausedToReady {
             self.raise(Reason::Stop);
+            self.interrupt_warm_up();
         }
         self.parent_change_state(transition)
     }
@@ -224,28 +232,19 @@ impl BaseTransformImpl for DvFaceRestore {
             }
         }
 
-        self.progress(gst::ProgressType::Start, "warm-up", "First run of the graphs");
-        let measured = self.or_progress_error(
-            "warm-up",
-            restorer.warm_up().map_err(|error| model::restore_message(&error)),
-        )?;
-        self.progress(
-            gst::ProgressType::Complete,
-            "warm-up",
-            &format!(
-                "A window of {} frames takes {:.1} ms",
-                shape.frames(),
-                measured.as_secs_f64() * 1e3
-            ),
-        );
-
+        let measured = self.warm_up(&mut restorer)?;
         let frame_bytes = restorer.window_bytes() / shape.frames();
         let stream = Stream::new(shape, frame_bytes, measured)
             .map_err(|error| gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("window of frames: {error}")))?;
         let size = (bundle.width(), bundle.height());
         let processing = Some(settings.processing_deadline)
             .filter(|time| !time.is_zero())
-            .unwrap_or_else(|| latency::with_margin(gst::ClockTime::try_from(measured).unwrap_or(gst::ClockTime::MAX)));
+            .or_else(|| {
+                Some(latency::with_margin(
+                    gst::ClockTime::try_from(measured?).unwrap_or(gst::ClockTime::MAX),
+                ))
+            })
+            .unwrap_or_default();
         *self.latency.lock() = Latency::new(shape.frames() as u64, processing, self.is_disabled());
         *self.statistics.lock() = Statistics::new(provider.name());
         self.failed.store(false, Ordering::SeqCst);
@@ -257,6 +256,8 @@ impl BaseTransformImpl for DvFaceRestore {
             stream,
             faces,
             blocked: Duration::ZERO,
+            is_measured: measured.is_some(),
+            times_warm_up: measured.is_none(),
             size,
         }));
         let disabled = self.latency.lock().disabled;
@@ -267,6 +268,7 @@ impl BaseTransformImpl for DvFaceRestore {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         gst::info!(CAT, imp = self, "statistics: {}", self.current_statistics().structure());
+        self.end_warm_up();
         let engine = self.engine.lock().take();
         drop(engine);
         *self.interrupt.lock() = None;
@@ -368,6 +370,9 @@ impl BaseTransformImpl for DvFaceRestore {
                 }
                 let (live, min, max) = upstream.result();
                 self.note_upstream_latency(live, min);
+                if live {
+                    self.settle_warm_up(true);
+                }
                 let own = self.latency.lock().total();
                 query.set(live, min.saturating_add(own), max.opt_saturating_add(own));
                 true
@@ -424,6 +429,7 @@ impl VideoFilterImpl for DvFaceRestore {
             engine.stream.set_pictures(pictures);
         }
         self.change_latency(|latency| latency.set_rate(in_info.fps()));
+        self.settle_warm_up_with_caps();
         Ok(())
     }
 }
@@ -451,7 +457,11 @@ impl DvFaceRestore {
     }
 
     /// Ends a progress that failed.
-    fn or_progress_error<T>(&self, code: &str, result: Result<T, gst::ErrorMessage>) -> Result<T, gst::ErrorMessage> {
+    pub(super) fn or_progress_error<T>(
+        &self,
+        code: &str,
+        result: Result<T, gst::ErrorMessage>,
+    ) -> Result<T, gst::ErrorMessage> {
         if result.is_err() {
             self.progress(gst::ProgressType::Error, code, "Failed");
         }

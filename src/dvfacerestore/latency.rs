@@ -42,6 +42,11 @@ impl Latency {
         }
     }
 
+    /// Frames of a window; 0 while no model is loaded.
+    pub fn window_frames(&self) -> u64 {
+        self.window_frames
+    }
+
     /// Takes the frame rate of new caps.
     pub fn set_rate(&mut self, fps: gst::Fraction) {
         self.frame_duration = u64::try_from(fps.numer())

@@ -15,6 +15,7 @@ mod run;
 mod settings;
 mod statistics;
 mod stream;
+mod warm_up;
 
 use gst::glib;
 use gst::prelude::*;

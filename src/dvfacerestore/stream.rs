@@ -57,11 +57,12 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// For windows of `shape` and a bundle's frames of `frame_bytes` bytes. `measured` is the time of a window.
+    /// For windows of `shape` and a bundle's frames of `frame_bytes` bytes. `measured` is the time of a window; `None` where
+    /// that is not known, and nothing is late.
     ///
     /// # Errors
     /// Fails where there is no memory for a window.
-    pub fn new(shape: WindowShape, frame_bytes: usize, measured: Duration) -> Result<Self, StoreError> {
+    pub fn new(shape: WindowShape, frame_bytes: usize, measured: Option<Duration>) -> Result<Self, StoreError> {
         Ok(Self {
             shape,
             frame_bytes,
@@ -82,6 +83,11 @@ impl Stream {
     pub fn set_pictures(&mut self, pictures: Pictures) {
         debug_assert!(!self.holds_frames());
         self.pictures = Some(pictures);
+    }
+
+    /// Takes the time of a window, where the stream began without.
+    pub fn set_measured(&mut self, measured: Duration) {
+        self.pace.set_measured(measured);
     }
 
     /// The way of whole frames.

@@ -76,7 +76,9 @@ fn longer_windows_have_more_latency() {
 
 #[test]
 fn the_time_of_a_window_is_measured() {
-    let rig = Rig::new("brighter");
+    let rig = Rig::around(rig::element("brighter"));
+    rig.on_upstream_query(rig::live_upstream);
+    rig.play();
     rig.start(&rgb().to_caps().unwrap());
     let own = rig.query_latency().1;
     assert!(own > FRAME * 4 && own < FRAME * 4 + ClockTime::SECOND, "{own}");

@@ -21,6 +21,7 @@ mod states;
 mod streams;
 mod strength;
 mod twelve;
+mod warm_up;
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;

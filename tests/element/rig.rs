@@ -76,6 +76,17 @@ fn in_region_mode(element: &gst::Element) -> Result<(), String> {
     Ok(())
 }
 
+/// Answers latency queries as a live source does.
+pub fn live_upstream(query: &mut gst::QueryRef) -> bool {
+    match query.view_mut() {
+        gst::QueryViewMut::Latency(query) => {
+            query.set(true, gst::ClockTime::ZERO, gst::ClockTime::NONE);
+            true
+        }
+        _ => false,
+    }
+}
+
 impl Rig {
     /// Plays the bundle `model`.
     pub fn new(model: &str) -> Self {

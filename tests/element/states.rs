@@ -18,8 +18,13 @@ const PROMPT: Duration = Duration::from_millis(400);
 /// The right to use the bundle `slow`, whose sessions are loaded and warm, and stay so.
 fn slow() -> MutexGuard<'static, gst::Element> {
     static WARM: LazyLock<Mutex<gst::Element>> = LazyLock::new(|| {
-        let element = rig::element("slow");
-        element.set_state(State::Paused).unwrap();
+        let rig = Rig::around(rig::element("slow"));
+        // With a live source the warm-up is over when the element has started.
+        rig.on_upstream_query(rig::live_upstream);
+        rig.play();
+        let element = rig.element.clone();
+        // For as long as the process lives.
+        std::mem::forget(rig);
         Mutex::new(element)
     });
     WARM.lock().unwrap_or_else(|poisoned| poisoned.into_inner())

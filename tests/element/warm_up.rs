@@ -1,0 +1,105 @@
+//! When the graphs run first: before the start with a live source, in the first window without, and meanwhile where it is not
+//! known.
+
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+
+use crate::rig::{self, FRAME, Rig, assert_brighter, frame, live_upstream, rgb};
+
+/// An element with sessions of its own, as no other test has so many threads.
+fn cold(threads: u32) -> gst::Element {
+    let element = rig::element("brighter");
+    element.set_property("num-threads", threads);
+    element
+}
+
+/// Progress of the warm-up since the last call.
+fn told(rig: &Rig) -> Vec<gst::ProgressType> {
+    let messages = rig.messages(&[gst::MessageType::Progress]);
+    let kinds = messages.iter().filter_map(|message| match message.view() {
+        gst::MessageView::Progress(progress) => {
+            let (kind, code, _) = progress.get();
+            (code == "warm-up").then_some(kind)
+        }
+        _ => None,
+    });
+    kinds.collect()
+}
+
+const TOLD: [gst::ProgressType; 2] = [gst::ProgressType::Start, gst::ProgressType::Complete];
+const LOOK_AHEAD: gst::ClockTime = gst::ClockTime::from_nseconds(FRAME.nseconds() * 4);
+
+#[test]
+fn with_a_live_source_a_window_is_measured_before_the_start() {
+    let rig = Rig::around(cold(11));
+    rig.on_upstream_query(live_upstream);
+    rig.play();
+    assert_eq!(told(&rig), TOLD);
+    rig.start(&rgb().to_caps().unwrap());
+    assert!(rig.query_latency().1 > LOOK_AHEAD);
+    // What is measured once holds for all that share the sessions.
+    let second = Rig::around(cold(11));
+    second.on_upstream_query(live_upstream);
+    second.play();
+    assert_eq!(told(&second), []);
+    second.start(&rgb().to_caps().unwrap());
+    assert_eq!(second.query_latency(), rig.query_latency());
+}
+
+#[test]
+fn without_a_live_source_the_first_window_is_the_warm_up() {
+    let rig = Rig::around(cold(12));
+    rig.play();
+    rig.start(&rgb().to_caps().unwrap());
+    assert_eq!(rig.query_latency().1, LOOK_AHEAD, "nothing is measured");
+    rig.push_all((0..5).map(|index| frame(&rgb(), index)));
+    assert!(rig.query_latency().1 > LOOK_AHEAD, "the first window is");
+    rig.push_all((5..7).map(|index| frame(&rgb(), index)));
+    rig.eos();
+    assert_brighter(&rgb(), &rig.take_buffers(), 0, 7);
+    assert_eq!(told(&rig), []);
+    assert_eq!(rig.errors(), []);
+}
+
+/// A demuxer has no pads before it has seen the stream.
+#[test]
+fn with_a_source_that_comes_later_the_caps_or_the_latency_query_settle_it() {
+    for (threads, is_live, is_asked_first) in [(13, true, false), (14, true, true), (15, false, false)] {
+        let element = cold(threads);
+        element.set_state(gst::State::Paused).unwrap();
+        let rig = Rig::around(element);
+        if is_live {
+            rig.on_upstream_query(live_upstream);
+        }
+        rig.play();
+        if is_asked_first {
+            assert!(rig.query_latency().1 > gst::ClockTime::ZERO, "{threads}");
+            assert_eq!(told(&rig), TOLD, "{threads}");
+        }
+        rig.start(&rgb().to_caps().unwrap());
+        if is_live {
+            assert!(rig.query_latency().1 > LOOK_AHEAD, "{threads}");
+        }
+        if !is_asked_first {
+            assert_eq!(told(&rig), if is_live { &TOLD[..] } else { &[] }, "{threads}");
+        }
+        rig.push_all((0..7).map(|index| frame(&rgb(), index)));
+        rig.eos();
+        assert_brighter(&rgb(), &rig.take_buffers(), 0, 7);
+        assert_eq!(rig.errors(), [], "{threads}");
+    }
+}
+
+/// The bundle takes a second for a window.
+#[test]
+fn a_warm_up_that_goes_on_ends_with_the_element() {
+    let element = rig::element("slow");
+    element.set_property("num-threads", 16u32);
+    for _ in 0..2 {
+        element.set_state(gst::State::Paused).unwrap();
+        let start = Instant::now();
+        element.set_state(gst::State::Null).unwrap();
+        assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
+    }
+}
