@@ -1,0 +1,57 @@
+//! What holds for whole frames holds for faces: the tests of the other files, run over `region=meta` and `region=detect`.
+
+use std::process::Command;
+
+/// The tests of the other files, with every frame one face: see `rig::region_mode`.
+fn the_same_tests_hold_with(region: &str, skipped: &[&str], at_least: u32) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([
+            "order::",
+            "cuts::",
+            "strength::",
+            "downstream::",
+            "latency::",
+            "overload::",
+            "failures::",
+            "scenes::",
+            "states::",
+            "streams::",
+            "twelve::",
+        ])
+        .env("DVFACE_TEST_REGION", region);
+    for name in skipped {
+        command.args(["--skip", name]);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let passed: u32 = text
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("test result: ok. ")?
+                .split(' ')
+                .next()?
+                .parse::<u32>()
+                .ok()
+        })
+        .sum();
+    println!("region={region}: {passed} tests");
+    assert!(passed >= at_least, "{text}");
+}
+
+#[test]
+fn the_same_tests_hold_for_region_meta() {
+    // Pipelines have no element that tells of faces; and the count of metas is another with one more.
+    the_same_tests_hold_with("meta", &["downstream::", "metas_are_kept"], 50);
+}
+
+#[test]
+fn the_same_tests_hold_for_region_detect() {
+    // The count of metas is another with that of the result.
+    the_same_tests_hold_with("detect", &["metas_are_kept"], 60);
+}
