@@ -34,6 +34,8 @@ MAX_TURN = 1.2
 """The element's default of max-turn."""
 TURNING = 5
 """Which of the clips is the one of a head that turns away."""
+TURN_FRAMES = 40
+"""Frames of it that are shown, from the last one backwards: it turns to the camera, so here away and back."""
 
 Box = tuple[float, float, float, float]
 """Left, top, width, height in pixels."""
@@ -185,17 +187,21 @@ def scenes() -> dict[str, list[Person]]:
 
 
 def run(frames: np.ndarray, detector: Path, options: list[str], output: Path | None = None) -> list[dict[int, Box]]:
-    """The faces that the element tells of, by track, for each frame of u8 RGB; what comes out goes to `output`."""
+    """The faces that the element tells of, by track, for each frame of u8 RGB; what comes out goes to `output`.
+
+    With `output` the frames stay RGB: a conversion to Y'CbCr and back costs more than what is measured.
+    """
     with tempfile.NamedTemporaryFile(suffix=".rgb") as raw:
         frames.tofile(raw)
         raw.flush()
         sink = f"filesink location={output}" if output else "fakesink"
+        kind = "RGB" if output else "I420"
         line = (
             f"filesrc location={raw.name} blocksize={WIDTH * HEIGHT * 3} ! "
             f"rawvideoparse format=rgb width={WIDTH} height={HEIGHT} framerate=25/1 ! "
-            f"videoconvert ! video/x-raw,format=I420 ! "
+            f"videoconvert ! video/x-raw,format={kind} ! "
             f"dvfacerestore region=detect detector={detector} max-faces=8 provider=cpu {' '.join(options)} ! "
-            f"videoconvert ! video/x-raw,format=RGB ! {sink}"
+            f"{sink}"
         )
         tool = os.environ.get("DVFACE_TRACKS", str(ROOT / "target/release/examples/tracks"))
         text = subprocess.run([tool, *line.split(" ")], check=True, capture_output=True, text=True).stdout
@@ -286,7 +292,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for input and output of some frames (with --psnr)")
     args = parser.parse_args()
     network = cv2.FaceDetectorYN.create(str(args.detector), "", (320, 320), 0.7)
-    clips = [read_video(path) for path in [*args.clips, args.turning]]
+    clips = [read_video(path) for path in args.clips]
+    clips.append(read_video(args.turning)[::-1][:TURN_FRAMES])
     truths = [truth_of(clip, network) for clip in clips]
     psnr = " PSNR in | matched colours | own colours |" if args.psnr else ""
     print(f"| clip | method | recall | changes of identity | error, px | step, px |{psnr}")

@@ -53,12 +53,10 @@ fn frames(size: (u32, u32), at: (u32, u32), count: usize) -> Option<(VideoInfo, 
         rig::frame_with(&info, index, |place| {
             let (x, y) = ((place % stride / 3) as u32, (place / stride) as u32);
             let inside = (at.0..at.0 + side).contains(&x) && (at.1..at.1 + side).contains(&y);
-            let row = (y.wrapping_sub(at.1) * side) as usize * 3;
-            if inside {
-                picture[row + place % stride - at.0 as usize * 3]
-            } else {
-                110
+            if !inside {
+                return 110;
             }
+            picture[((y - at.1) * side * 3) as usize + place % stride - at.0 as usize * 3]
         })
     });
     let frames = frames.collect();
