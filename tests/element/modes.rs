@@ -15,9 +15,7 @@ fn the_same_tests_hold_with(region: &str, skipped: &[&str], at_least: u32) {
             "overload::",
             "failures::",
             "scenes::",
-            "states::",
             "streams::",
-            "twelve::",
         ])
         .env("DVFACE_TEST_REGION", region);
     for name in skipped {
@@ -46,12 +44,12 @@ fn the_same_tests_hold_with(region: &str, skipped: &[&str], at_least: u32) {
 
 #[test]
 fn the_same_tests_hold_for_region_meta() {
-    // Pipelines have no element that tells of faces; and the count of metas is another with one more.
-    the_same_tests_hold_with("meta", &["downstream::", "metas_are_kept"], 50);
+    // Pipelines have no element that tells of faces; what takes long is not repeated; and the count of metas is another with one more.
+    the_same_tests_hold_with("meta", &["downstream::", "metas_are_kept", "seeks_while", "8k", "real_clips"], 57);
 }
 
 #[test]
 fn the_same_tests_hold_for_region_detect() {
-    // The count of metas is another with that of the result.
-    the_same_tests_hold_with("detect", &["metas_are_kept"], 60);
+    // What takes long is not repeated, and the count of metas is another with that of the result.
+    the_same_tests_hold_with("detect", &["metas_are_kept", "8k", "real_clips"], 68);
 }
