@@ -3,10 +3,14 @@
 use std::hint::black_box;
 use std::path::Path;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo};
 use gstdvface::bundle::Bundle;
 use gstdvface::dvfacerestore::picture::Picture;
+use gstdvface::dvfacerestore::regions::{FaceLook, FacePictures, Region};
+use gstdvface::face::Rect;
+use gstdvface::face::mask::Shape;
+use gstdvface::face::tracks::Shown;
 use gstdvface::window::{FrameStore, Planner, WindowShape, cross_fade};
 
 /// Side of a bundle's frame, in pixels.
@@ -84,6 +88,71 @@ fn pictures(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A face of 240 pixels that moves with every frame, cut out of a frame of 1280x720 (540 pixels) and put back.
+fn faces(criterion: &mut Criterion) {
+    gst::init().expect("GStreamer is installed");
+    let mut group = criterion.benchmark_group("face");
+    for format in [
+        VideoFormat::I420,
+        VideoFormat::Nv12,
+        VideoFormat::I42010le,
+        VideoFormat::Bgrx,
+    ] {
+        let info = VideoInfo::builder(format, 1280, 720).build().expect("a video format");
+        let look = FaceLook {
+            margin: 0.625,
+            shape: Shape::Ellipse,
+            matches_colours: true,
+        };
+        let mut pictures = FacePictures::new(&info, SIDE, SIDE, look).expect("GStreamer converts it");
+        let mut places = (0u32..).map(|at| {
+            let way = 200.0 * (f64::from(at) / 20.0).sin();
+            Shown {
+                id: 1,
+                rect: Rect {
+                    x: 500.0 + way,
+                    y: 200.0 + way / 5.0,
+                    width: 180.0,
+                    height: 240.0,
+                },
+                share: 1.0,
+            }
+        });
+        let mut next = |pictures: &FacePictures| {
+            let shown = places.next().expect("endless");
+            match pictures.regions(&[shown]).pop() {
+                Some(Region::Face(face)) => face,
+                _ => unreachable!("one face"),
+            }
+        };
+        let pixels: Vec<u8> = (0..info.size()).map(|at| (at * 7 % 200) as u8).collect();
+        let buffer = gst::Buffer::from_slice(pixels);
+        let mut seen = vec![0; FRAME_BYTES];
+        group.bench_function(format!("crop {format}"), |bencher| {
+            let frame = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).expect("its own memory");
+            bencher.iter(|| {
+                let face = next(&pictures);
+                pictures.read(&frame, &face, &mut seen).expect("memory");
+            });
+        });
+        let restored: Vec<u8> = seen.iter().map(|value| value.saturating_add(9)).collect();
+        group.bench_function(format!("paste {format}"), |bencher| {
+            // Metas add up: each round has a buffer of its own.
+            bencher.iter_batched(
+                || buffer.copy_deep().expect("memory"),
+                |mut buffer| {
+                    let face = next(&pictures);
+                    let draw = |pixels: &mut [u8]| pixels.copy_from_slice(&restored);
+                    let buffer = buffer.get_mut().expect("the only reference");
+                    pictures.apply(buffer, &face, 1.0, &seen, draw).expect("memory");
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
 fn manifest(criterion: &mut Criterion) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/dvface-nano");
     let mut group = criterion.benchmark_group("manifest");
@@ -99,5 +168,5 @@ fn manifest(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(parts, windows, pictures, manifest);
+criterion_group!(parts, windows, pictures, faces, manifest);
 criterion_main!(parts);

@@ -2,10 +2,12 @@
 //! feature `element` the library runs bundles, and knows nothing of GStreamer.
 
 pub mod bundle;
+pub mod difference;
 #[cfg(feature = "element")]
 pub mod dvfacerestore;
 pub mod face;
 pub mod pace;
+pub mod resample;
 pub mod restorer;
 pub mod runtime;
 pub mod scene;

@@ -125,6 +125,30 @@ fn watch(element: &gst::Element, failing: &Arc<AtomicBool>) -> Arc<Mutex<Ledger>
     ledger
 }
 
+/// While the flag that it gives is set, buffers get none to three faces, which come, go and move.
+fn tell_faces(element: &gst::Element) -> Arc<AtomicBool> {
+    let flag: Arc<AtomicBool> = Arc::default();
+    let (is_set, count) = (flag.clone(), AtomicU64::new(0));
+    let sink = element.static_pad("sink").unwrap();
+    sink.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data
+            && is_set.load(Ordering::SeqCst)
+        {
+            let at = count.fetch_add(1, Ordering::SeqCst);
+            for face in 0..3u32 {
+                // Each is there for 20 frames of 30.
+                let place = (at + u64::from(face) * 11) % 30;
+                if place < 20 {
+                    let rect = (place as u32 + face * 10, face * 4, 12 + face, 14 + face);
+                    gst_video::VideoRegionOfInterestMeta::add(buffer.make_mut(), "face", rect);
+                }
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+    flag
+}
+
 /// Every 50th run of the streaming thread fails, and every 70th takes long, while the flag is set.
 fn fail_now_and_then(failing: &Arc<AtomicBool>) {
     thread_local! {
@@ -179,6 +203,8 @@ struct Soak {
     random: Random,
     live: bool,
     ended: bool,
+    /// Buffers get faces of upstream.
+    tells_faces: Arc<AtomicBool>,
     steps: u64,
     log: VecDeque<String>,
     /// Resident memory each time when the pipeline was in NULL, where no frame is held that comes and goes with the caps.
@@ -207,10 +233,11 @@ impl Soak {
         let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/brighter");
         let pipeline = gst::parse::launch(&format!(
             "videotestsrc name=source ! capsfilter name=filter caps-change-mode=delayed ! queue max-size-buffers=20 ! \
-             dvfacerestore name=restore overload=bypass provider=cpu num-threads=1 model={} runtime-library={} ! \
-             queue max-size-buffers=20 ! fakesink name=sink sync=false",
+             dvfacerestore name=restore overload=bypass provider=cpu num-threads=1 model={} runtime-library={} detector={} \
+             min-face-size=4 ! queue max-size-buffers=20 ! fakesink name=sink sync=false",
             bundle.display(),
-            library.display()
+            library.display(),
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/detectors/yunet-whole.onnx").display()
         ))
         .unwrap()
         .downcast::<gst::Pipeline>()
@@ -223,6 +250,7 @@ impl Soak {
             by_name("sink"),
         );
         let failing = Arc::new(AtomicBool::new(true));
+        let tells_faces = tell_faces(&element);
         let ledger = watch(&element, &failing);
         let mut soak = Self {
             pipeline,
@@ -235,6 +263,7 @@ impl Soak {
             random: Random(seed),
             live: false,
             ended: false,
+            tells_faces,
             steps: 0,
             log: VecDeque::new(),
             memory: Vec::new(),
@@ -259,6 +288,13 @@ impl Soak {
         let caps = format!("video/x-raw,format={format},width={width},height={height},framerate={rate}");
         self.say(caps.clone());
         self.filter.set_property("caps", caps.parse::<gst::Caps>().unwrap());
+    }
+
+    fn change_region(&mut self) {
+        let region = *self.random.pick(&["frame", "meta", "detect"]);
+        self.say(format!("region {region}"));
+        self.element.set_property_from_str("region", region);
+        self.tells_faces.store(region == "meta", Ordering::SeqCst);
     }
 
     fn play(&mut self) {
@@ -336,6 +372,7 @@ impl Soak {
             90..95 => {
                 self.say("ready and on".into());
                 self.stop(gst::State::Ready);
+                self.change_region();
                 self.play();
             }
             _ => {
@@ -346,6 +383,7 @@ impl Soak {
                 self.memory.push(resident());
                 self.source.set_property("is-live", live);
                 self.sink.set_property("sync", live);
+                self.change_region();
                 self.play();
             }
         }

@@ -1,12 +1,13 @@
 """Faces in full frames with a known truth: how well dvfacerestore finds, follows and restores them.
 
 Builds clips of 1280x720 from clips of one face each (512x512): one, two and five people at known, moving places, who
-enter, leave, cross and shake their heads. Prints a table: recall, changes of identity, error and shaking of the boxes
-against the truth, for the element and for the same detector frame by frame; with --psnr the PSNR inside the faces, in
-and out.
+enter, leave, cross, shake their heads and turn away. Prints a table: recall, changes of identity, error and shaking of
+the boxes against the truth, for the element and for the same detector frame by frame; with --psnr the PSNR inside the
+faces, in and out, with and without `match-colours`.
 
     cargo build --release --example tracks
-    PYTHONPATH=models .venv/bin/python examples/faces/evaluate.py --clips DIR --detector yunet_n_dynamic.onnx
+    PYTHONPATH=models .venv/bin/python examples/faces/evaluate.py --clips A.mp4 B.mp4 C.mp4 D.mp4 E.mp4 \\
+        --turning F.mp4 --detector yunet_n_dynamic.onnx --psnr
 """
 
 import argparse
@@ -27,6 +28,14 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "tests/bundles/identity"
 MIN_FACE = 48
 """min-face-size of the element, in pixels."""
+INTERVAL = 2
+"""The element's default of detect-interval."""
+MAX_TURN = 1.2
+"""The element's default of max-turn."""
+TURNING = 5
+"""Which of the clips is the one of a head that turns away."""
+TURN_FRAMES = 40
+"""Frames of it that are shown, from the last one backwards: it turns to the camera, so here away and back."""
 
 Box = tuple[float, float, float, float]
 """Left, top, width, height in pixels."""
@@ -53,11 +62,37 @@ def detect(network: cv2.FaceDetectorYN, frame: np.ndarray) -> list[Box]:
 
 
 def truth_of(clip: np.ndarray, network: cv2.FaceDetectorYN) -> np.ndarray:
-    """The face's box in each frame of a clip, [T, 4], smoothed over time in both directions: a face does not shake."""
-    boxes = np.array([detect(network, frame)[0] for frame in clip])
+    """The face's box in each frame of a clip, [T, 4], smoothed over time in both directions: a face does not shake.
+
+    Raises ValueError where no face is found in a frame.
+    """
+    found = [detect(network, frame) for frame in clip]
+    if not all(found):
+        raise ValueError(f"no face in frame {[bool(boxes) for boxes in found].index(False)}")
+    boxes = np.array([boxes[0] for boxes in found])
     kernel = np.exp(-0.5 * (np.arange(-6, 7) / 2.5) ** 2)
     padded = np.pad(boxes, ((6, 6), (0, 0)), mode="edge")
     return np.stack([np.convolve(column, kernel / kernel.sum(), mode="valid") for column in padded.T], axis=1)
+
+
+def turn_of(clip: np.ndarray, network: cv2.FaceDetectorYN) -> np.ndarray:
+    """How far the face is turned away in each frame, [T]: the measure of max-turn (src/face/pose.rs)."""
+    network.setInputSize((clip.shape[2], clip.shape[1]))
+    turns = []
+    for frame in clip:
+        left, right, nose, *mouth = network.detect(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1][0][4:14].reshape(5, 2)
+        eyes, mouth = (left + right) / 2, sum(mouth) / 2
+        down = mouth - eyes
+        length = np.hypot(*down)
+        out = abs((nose - eyes)[0] * down[1] - (nose - eyes)[1] * down[0]) / length
+        turns.append(out / max(np.hypot(*(right - left)) / 2, length / 8))
+    return np.array(turns)
+
+
+def at_frame(index: int, length: int) -> int:
+    """Frame of a clip of `length` frames that a scene shows: there and back, so that nothing jumps."""
+    at = index % (2 * length - 2)
+    return min(at, 2 * length - 2 - at)
 
 
 def mask_of(side: int) -> np.ndarray:
@@ -91,8 +126,7 @@ def build(people: list[Person], clips: list[np.ndarray], truths: list[np.ndarray
             if not person.first <= index <= person.last:
                 continue
             clip, truth = clips[person.clip], truths[person.clip]
-            at = index % (2 * len(clip) - 2)
-            at = min(at, 2 * len(clip) - 2 - at)  # there and back: no jump
+            at = at_frame(index, len(clip))
             scale = person.side / clip.shape[1]
             x, y = (centre - person.side / 2 for centre in person.path(index))
             # Between pixels, too: the path is not rounded.
@@ -141,6 +175,7 @@ def scenes() -> dict[str, list[Person]]:
         "one, shakes": [Person(2, 480, shaken)],
         "two, cross": [Person(0, 400, line(250, 330, 6.5)), Person(3, 360, line(1030, 380, -6.5))],
         "one enters, one leaves": [Person(4, 420, line(-300, 360, 8)), Person(1, 420, line(760, 360, 8))],
+        "one, turns away": [Person(TURNING, 480, still(640.3, 360.7))],
         "five": [
             Person(0, 300, still(180, 200)),
             Person(1, 260, line(480, 220, 0.9)),
@@ -152,17 +187,21 @@ def scenes() -> dict[str, list[Person]]:
 
 
 def run(frames: np.ndarray, detector: Path, options: list[str], output: Path | None = None) -> list[dict[int, Box]]:
-    """The faces that the element tells of, by track, for each frame of u8 RGB; what comes out goes to `output`."""
+    """The faces that the element tells of, by track, for each frame of u8 RGB; what comes out goes to `output`.
+
+    With `output` the frames stay RGB: a conversion to Y'CbCr and back costs more than what is measured.
+    """
     with tempfile.NamedTemporaryFile(suffix=".rgb") as raw:
         frames.tofile(raw)
         raw.flush()
         sink = f"filesink location={output}" if output else "fakesink"
+        kind = "RGB" if output else "I420"
         line = (
             f"filesrc location={raw.name} blocksize={WIDTH * HEIGHT * 3} ! "
             f"rawvideoparse format=rgb width={WIDTH} height={HEIGHT} framerate=25/1 ! "
-            f"videoconvert ! video/x-raw,format=I420 ! "
+            f"videoconvert ! video/x-raw,format={kind} ! "
             f"dvfacerestore region=detect detector={detector} max-faces=8 provider=cpu {' '.join(options)} ! "
-            f"videoconvert ! video/x-raw,format=RGB ! {sink}"
+            f"{sink}"
         )
         tool = os.environ.get("DVFACE_TRACKS", str(ROOT / "target/release/examples/tracks"))
         text = subprocess.run([tool, *line.split(" ")], check=True, capture_output=True, text=True).stdout
@@ -225,28 +264,45 @@ def psnr_in_faces(picture: np.ndarray, clean: np.ndarray, truth: list[list[Box |
     return 10 * np.log10(255**2 * count / squares)
 
 
+def report(name: str, method: str, values: dict[str, float], *psnr: float) -> None:
+    numbers = f"{values['recall']:.3f} | {values['switches']} | {values['error']:.2f} | {values['step']:.2f}"
+    cells = "".join(f" | {value:.2f}" for value in psnr)
+    print(f"| {name} | {method} | {numbers}{cells} |", flush=True)
+
+
+def report_turn(found: list[dict[int, Box]], turns: np.ndarray) -> None:
+    """Prints in how many frames a face that turns away was restored: turned beyond the limit, and not."""
+    shown = np.array([bool(faces) for faces in found])
+    now = np.array([turns[at_frame(index, len(turns))] for index in range(len(found))])
+    away = now > MAX_TURN
+    print(f"turned away (> {MAX_TURN}): {shown[away].sum()} of {away.sum()} frames restored; ", end="")
+    print(f"else: {shown[~away].sum()} of {(~away).sum()}; frames restored: {''.join('.#'[int(s)] for s in shown)}")
+    print(f"turned away by frame: {' '.join(f'{turn:.1f}' for turn in now)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=Path, required=True, help="folder with eval_hq01.mp4 to eval_hq05.mp4")
+    parser.add_argument("--clips", type=Path, nargs=TURNING, required=True, help="clips of five people")
+    parser.add_argument("--turning", type=Path, required=True, help="a clip of someone who turns away")
     parser.add_argument("--detector", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=100)
-    parser.add_argument("--intervals", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--frames", type=int, default=72)
+    parser.add_argument("--intervals", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--only", default="", help="part of the names of the clips to make")
     parser.add_argument("--psnr", action="store_true", help="restore with dvface-nano, and measure")
     parser.add_argument("--pictures", type=Path, help="folder for input and output of some frames (with --psnr)")
     args = parser.parse_args()
     network = cv2.FaceDetectorYN.create(str(args.detector), "", (320, 320), 0.7)
-    clips = [read_video(args.clips / f"eval_hq0{number}.mp4") for number in range(1, 6)]
+    clips = [read_video(path) for path in args.clips]
+    clips.append(read_video(args.turning)[::-1][:TURN_FRAMES])
     truths = [truth_of(clip, network) for clip in clips]
-    print("| clip | method | recall | changes of identity | error, px | step, px |\n|---|---|---|---|---|---|")
+    psnr = " PSNR in | matched colours | own colours |" if args.psnr else ""
+    print(f"| clip | method | recall | changes of identity | error, px | step, px |{psnr}")
+    print("|---|---|---|---|---|---|" + "---|" * 3 * args.psnr)
     for name, people in scenes().items():
         if args.only not in name:
             continue
         clean, truth = build(people, clips, truths, args.frames)
         scene = degrade(clean)
-        if args.psnr:
-            compare(name, scene, clean, truth, args)
-            continue
         small = [cv2.resize(frame, (320, 180), interpolation=cv2.INTER_LINEAR) for frame in scene]
         # The detector's boxes by their order, best first, as who has no tracker takes them.
         alone = [
@@ -255,35 +311,30 @@ def main() -> None:
         report(name, "boxes frame by frame", measure(alone, truth))
         for interval in args.intervals:
             options = [f"detect-interval={interval}", f"model={BUNDLE}", f"min-face-size={MIN_FACE}"]
-            report(name, f"region=detect, every {interval}", measure(run(scene, args.detector, options), truth))
+            found = run(scene, args.detector, options)
+            psnrs = psnr_of(name, scene, clean, truth, args) if args.psnr and interval == INTERVAL else []
+            report(name, f"region=detect, every {interval}", measure(found, truth), *psnrs)
+            if interval == INTERVAL and people[0].clip == TURNING:
+                report_turn(found, turn_of(clips[TURNING], network))
 
 
-def report(name: str, method: str, values: dict[str, float]) -> None:
-    numbers = f"{values['recall']:.3f} | {values['switches']} | {values['error']:.2f} | {values['step']:.2f}"
-    print(f"| {name} | {method} | {numbers} |", flush=True)
-
-
-def compare(
+def psnr_of(
     name: str, scene: np.ndarray, clean: np.ndarray, truth: list[list[Box | None]], args: argparse.Namespace
-) -> None:
-    """Prints the PSNR inside the faces of the input and of what comes out."""
-    results = [f"in {psnr_in_faces(scene, clean, truth):.2f}"]
-    model = f"model={ROOT / 'models/dvface-nano'}"
-    for label, options in (
-        ("matched colours", [model]),
-        ("own colours", [model, "match-colours=false"]),
-    ):
+) -> list[float]:
+    """The PSNR inside the faces of the input, and of what comes out with match-colours on and off, dB."""
+    results = [psnr_in_faces(scene, clean, truth)]
+    for matches in ("true", "false"):
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "out.rgb"
-            run(scene, args.detector, options, output)
+            run(scene, args.detector, [f"model={ROOT / 'models/dvface-nano'}", f"match-colours={matches}"], output)
             restored = np.fromfile(output, np.uint8).reshape(scene.shape)
-        results.append(f"{label} {psnr_in_faces(restored, clean, truth):.2f}")
+        results.append(psnr_in_faces(restored, clean, truth))
         if args.pictures:
             args.pictures.mkdir(parents=True, exist_ok=True)
             for index in range(0, len(scene), max(len(scene) // 3, 1)):
                 pair = np.concatenate([scene[index], restored[index]])[..., ::-1]
-                cv2.imwrite(str(args.pictures / f"{name}, {label}, {index}.png"), pair)
-    print(f"{name}: PSNR in the faces, dB: {', '.join(results)}", flush=True)
+                cv2.imwrite(str(args.pictures / f"{name}, match-colours={matches}, {index}.png"), pair)
+    return results
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 //! The element `dvfacerestore`.
 
+mod components;
+mod cut;
 mod faces;
 mod flow;
 mod imp;
@@ -10,7 +12,8 @@ mod paste;
 pub mod picture;
 mod progress;
 mod queue;
-mod regions;
+mod recent;
+pub mod regions;
 mod run;
 mod settings;
 mod statistics;

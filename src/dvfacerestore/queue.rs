@@ -56,6 +56,8 @@ pub struct Counts {
     /// Faces restored, each in each frame.
     pub faces: u64,
     pub scene_cuts: u64,
+    /// Regions that there is memory for.
+    pub regions_in_memory: u64,
     /// Time of conversions, both ways.
     pub converting: Duration,
 }

@@ -1,17 +1,17 @@
 //! The parts of a frame that are restored: the whole of it, or a crop for each face; and the way of their pixels.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst_video::{VideoFrameRef, VideoInfo, VideoRegionOfInterestMeta};
 
-use super::paste::{self, Paste};
-use super::picture::{Crop, OwnFrame, Picture, ReadFrame, new_frame, rgb_info};
+use super::cut::Cutter;
+use super::paste::{self, Paste, Share};
+use super::picture::{Picture, ReadFrame};
+use crate::face::Rect;
 use crate::face::mask::{Mask, Shape};
 use crate::face::square::Cropper;
 use crate::face::tracks::Shown;
-use crate::face::{Rect, tone};
 use crate::scene::Area;
 
 /// Run of the whole frame. Tracks have numbers from 1 on.
@@ -61,14 +61,10 @@ pub struct FaceLook {
 /// Converts crops of frames of one caps to packed RGB of a bundle's size, and back.
 pub struct FacePictures {
     info: VideoInfo,
-    rgb_info: VideoInfo,
     look: FaceLook,
     cropper: Cropper,
-    /// Packed RGB, of the bundle's size: memory for the way.
-    rgb: OwnFrame,
-    /// The last way of each track, for as long as its crop does not move.
-    crops: HashMap<u64, (Area, Crop)>,
-    pastes: HashMap<u64, Paste>,
+    cutter: Cutter,
+    paste: Paste,
 }
 
 impl FacePictures {
@@ -77,7 +73,13 @@ impl FacePictures {
     /// # Errors
     /// Fails where memory lacks.
     pub fn new(info: &VideoInfo, width: u32, height: u32, look: FaceLook) -> Result<Self, glib::BoolError> {
-        let rgb_info = rgb_info(info, width, height)?;
+        // All of a bundle's frame.
+        let place = Area {
+            x: 0,
+            y: 0,
+            width,
+            height,
+        };
         Ok(Self {
             info: info.clone(),
             look,
@@ -88,10 +90,8 @@ impl FacePictures {
                 margin: look.margin,
                 step: paste::block(info),
             },
-            rgb: new_frame(&rgb_info)?,
-            rgb_info,
-            crops: HashMap::new(),
-            pastes: HashMap::new(),
+            cutter: Cutter::new(info, width, height)?,
+            paste: Paste::new(info, (width, height), place)?,
         })
     }
 
@@ -131,13 +131,7 @@ impl FacePictures {
         region: &FaceRegion,
         pixels: &mut [u8],
     ) -> Result<(), glib::BoolError> {
-        let area = region.mask.area;
-        if self.crops.get(&region.track).is_none_or(|(last, _)| *last != area) {
-            let crop = Crop::new(&self.info, area, &self.rgb_info, super::picture::whole(&self.rgb_info))?;
-            self.crops.insert(region.track, (area, crop));
-        }
-        self.crops[&region.track].1.read(frame, &mut self.rgb, pixels);
-        Ok(())
+        self.cutter.read(frame, region.mask.area, pixels)
     }
 
     /// Adds to a frame what the graphs changed in a face's part of it, as [`Picture::apply`] does for a whole frame, and says so in a
@@ -153,37 +147,19 @@ impl FacePictures {
         seen: &[u8],
         draw: impl FnOnce(&mut [u8]),
     ) -> Result<(), glib::BoolError> {
-        let area = region.mask.area;
         let strength = strength * region.share;
-        if self
-            .pastes
-            .get(&region.track)
-            .is_none_or(|paste| paste.source() != area)
-        {
-            let place = super::picture::whole(&self.rgb_info);
-            let paste = Paste::new(&self.info, area, &self.rgb_info, place)?;
-            self.pastes.insert(region.track, paste);
-        }
-        let paste = self.pastes.get_mut(&region.track).expect("it is there now");
         let weights = region.mask.blocks(paste::block(&self.info), &region.others);
-        let width = self.rgb_info.width() as usize;
+        let share = Share {
+            strength,
+            weights: Some(&weights),
+            matches_colours: self.look.matches_colours,
+        };
         let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.info)
             .map_err(|_| glib::bool_error!("cannot map a frame for writing"))?;
-        paste.apply(&mut frame, &mut self.rgb, strength, Some(&weights), seen, |pixels| {
-            draw(pixels);
-            if self.look.matches_colours {
-                tone::match_low_frequencies(seen, pixels, width);
-            }
-        });
+        self.paste.apply(&mut frame, region.mask.area, share, seen, draw);
         drop(frame);
         self.tell(buffer, region, strength);
         Ok(())
-    }
-
-    /// Forgets the ways of a track that has ended.
-    pub fn forget(&mut self, track: u64) {
-        self.crops.remove(&track);
-        self.pastes.remove(&track);
     }
 
     /// Adds the meta that tells of a restored face.

@@ -34,6 +34,7 @@ impl Statistics {
         self.counts.empty += counts.empty;
         self.counts.faces += counts.faces;
         self.counts.scene_cuts += counts.scene_cuts;
+        self.counts.regions_in_memory = counts.regions_in_memory;
         self.counts.converting += counts.converting;
     }
 
@@ -55,6 +56,7 @@ impl Statistics {
             .field("frames-without-face", self.counts.empty)
             .field("faces-restored", self.counts.faces)
             .field("windows", self.counts.windows)
+            .field("regions-in-memory", self.counts.regions_in_memory)
             .field("scene-cuts", self.counts.scene_cuts)
             .field("conversion-total-ms", self.counts.converting.as_secs_f64() * 1e3)
             .field("latency", self.latency)

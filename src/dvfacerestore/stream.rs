@@ -130,6 +130,7 @@ impl Stream {
 
     pub fn take_counts(&mut self) -> Counts {
         let mut counts = std::mem::take(&mut self.queue.counts);
+        counts.regions_in_memory = (self.runs.len() + self.spare.len()) as u64;
         counts.converting = self.pictures.as_mut().map(Pictures::take_spent).unwrap_or_default();
         counts
     }
@@ -325,9 +326,6 @@ impl Stream {
         let mut run = self.runs.remove(at);
         run.reset();
         self.spare.push(run);
-        if let Some(faces) = self.pictures.as_mut().and_then(|pictures| pictures.faces.as_mut()) {
-            faces.forget(id);
-        }
     }
 
     /// Ends a run: restores what is left of it, unless that could not be in time.

@@ -3,7 +3,7 @@
 use gst::prelude::*;
 use gst_video::VideoFormat;
 
-use crate::rig::{FRAME, Out, Rig, assert_brighter, bytes, flat, frame, info, labels, rgb, stamp, time_segment};
+use crate::rig::{self, FRAME, Out, Rig, assert_brighter, bytes, flat, frame, info, labels, rgb, stamp, time_segment};
 
 fn custom(name: &str) -> gst::Event {
     gst::event::CustomDownstream::new(gst::Structure::new_empty(name))
@@ -326,4 +326,47 @@ fn frames_of_the_wrong_size_are_an_error_and_not_a_panic() {
     assert!(errors[0].message().contains("cannot map a frame"), "{errors:?}");
     rig.eos();
     assert_brighter(&rgb(), &rig.take_buffers(), 0, 1);
+}
+
+/// With an overlap of 0 a whole window leaves at once: nothing is held, and a cut there begins a new run all the same.
+#[test]
+fn a_cut_where_nothing_is_held_begins_a_run_too() {
+    // `blend` with another overlap.
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(crate::bundle("blend")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let manifest = folder.path().join("bundle.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains("overlap = 2"));
+    std::fs::write(&manifest, text.replace("overlap = 2", "overlap = 0")).unwrap();
+
+    for (first, held) in [(5, 0), (10, 0), (7, 2)] {
+        let element = rig::element("blend");
+        element.set_property("model", folder.path().to_str().unwrap());
+        let rig = Rig::around(element);
+        rig.play();
+        rig.start(&rgb().to_caps().unwrap());
+        rig.push_all((0..first).map(|index| flat(&rgb(), index, 0)));
+        let before = rig.take_buffers();
+        assert_eq!(before.len() as u64, first - held);
+        let mut buffer = flat(&rgb(), first, 0);
+        buffer.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
+        rig.push(buffer).unwrap();
+        rig.push_all((first + 1..first + 3).map(|index| flat(&rgb(), index, 0)));
+        rig.eos();
+        let after = rig.take_buffers();
+        let values: Vec<u8> = after
+            .iter()
+            .rev()
+            .take(3)
+            .rev()
+            .map(|buffer| bytes(buffer)[0])
+            .collect();
+        // The first three of a window, and not its last three.
+        assert_eq!(values, [0, 10, 20], "a cut after {first} frames");
+        assert_eq!(before.len() + after.len(), first as usize + 3);
+        assert_eq!(rig.errors(), []);
+    }
 }

@@ -1,7 +1,5 @@
 //! `region=meta` and `region=detect`: faces in a frame, one, several and none.
 
-use std::process::Command;
-
 use gst::prelude::*;
 use gst_video::{VideoFormat, VideoInfo, VideoRegionOfInterestMeta};
 
@@ -282,6 +280,45 @@ fn fifty_faces_are_bounded() {
     assert_eq!(rig.stat("faces-restored"), 3 * 30);
     // For each of three faces windows of 5 frames at 0, 4, … 24, and one that is moved back.
     assert_eq!(rig.stat("windows"), 3 * 8);
+    assert_eq!(rig.stat("regions-in-memory"), 3);
+}
+
+/// Fifty people who come and go all the time, and cuts: memory is that of as many regions as are allowed, and of those that one frame
+/// exchanges.
+#[test]
+fn a_crowd_that_comes_and_goes_is_bounded() {
+    let big = info(VideoFormat::Rgb, 1000, 500);
+    let element = meta_element("brighter");
+    element.set_property("max-faces", 3u32);
+    let rig = started(element, &big);
+    let mut most = 0;
+    for index in 0..120u32 {
+        // Each shows for some frames in its place, the larger ones later.
+        let faces: Vec<_> = (0..50u32)
+            .filter(|at| (index + at * 7) % 40 < 13)
+            .map(|at| {
+                (
+                    at % 10 * 100,
+                    at / 10 * 100,
+                    30 + (at + index / 3) % 50,
+                    40 + (at + index / 3) % 50,
+                )
+            })
+            .collect();
+        let mut buffer = with_faces(flat(&big, index.into(), 100), &faces);
+        if index % 50 == 49 {
+            buffer.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
+        }
+        rig.push(buffer).unwrap();
+        most = most.max(rig.stat("regions-in-memory"));
+        for buffer in rig.take_buffers() {
+            assert!(restored(&buffer).len() <= 3);
+        }
+    }
+    rig.eos();
+    println!("{most} regions in memory at most");
+    assert!((3..=6).contains(&most), "{most} regions in memory");
+    assert_eq!((rig.stat("frames-in"), rig.stat("frames-out")), (120, 120));
 }
 
 #[test]
@@ -443,54 +480,4 @@ fn a_detector_that_is_missing_or_wrong_is_one_clear_error() {
         rig.element.set_property_from_str("region", "frame");
         rig.play();
     }
-}
-
-/// The tests of the other files, with every frame one face: see `rig::region_mode`.
-fn the_same_tests_hold_with(region: &str, skipped: &[&str], at_least: u32) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args([
-            "order::",
-            "cuts::",
-            "strength::",
-            "downstream::",
-            "latency::",
-            "overload::",
-            "failures::",
-        ])
-        .env("DVFACE_TEST_REGION", region);
-    for name in skipped {
-        command.args(["--skip", name]);
-    }
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let passed: u32 = text
-        .lines()
-        .filter_map(|line| {
-            line.strip_prefix("test result: ok. ")?
-                .split(' ')
-                .next()?
-                .parse::<u32>()
-                .ok()
-        })
-        .sum();
-    println!("region={region}: {passed} tests");
-    assert!(passed >= at_least, "{text}");
-}
-
-#[test]
-fn the_same_tests_hold_for_region_meta() {
-    // Pipelines have no element that tells of faces; and the count of metas is another with one more.
-    the_same_tests_hold_with("meta", &["downstream::", "metas_are_kept"], 50);
-}
-
-#[test]
-fn the_same_tests_hold_for_region_detect() {
-    // The count of metas is another with that of the result.
-    the_same_tests_hold_with("detect", &["metas_are_kept"], 60);
 }

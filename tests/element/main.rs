@@ -3,12 +3,14 @@
 //! Needs libonnxruntime: at ORT_DYLIB_PATH, or in target/release, where `make build` puts it.
 
 mod cuts;
+mod detectors;
 mod downstream;
 mod errors;
 mod faces;
 mod failures;
 mod formats;
 mod latency;
+mod modes;
 mod order;
 mod overload;
 mod paste;

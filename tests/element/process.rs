@@ -80,7 +80,14 @@ fn a_wrong_variable_is_an_error() {
 
 #[test]
 fn nothing_leaks() {
+    for region in ["frame", "meta", "detect"] {
+        nothing_leaks_with(region);
+    }
+}
+
+fn nothing_leaks_with(region: &str) {
     let tracing = [
+        ("DVFACE_TEST_REGION", region),
         ("GST_TRACERS", "leaks(check-refs=true)"),
         ("GST_DEBUG", "GST_TRACER:7"),
         ("GST_DEBUG_NO_COLOR", "1"),
@@ -94,7 +101,7 @@ fn nothing_leaks() {
     let (known, leaked): (Vec<&str>, Vec<&str>) =
         alive.into_iter().partition(|line| line.contains("leaked-on-purpose"));
     assert_eq!(known.len(), 1, "the tracer is not on:\n{log}");
-    assert!(leaked.is_empty(), "{leaked:#?}");
+    assert!(leaked.is_empty(), "region={region}: {leaked:#?}");
 }
 
 /// The plugin as a file, which cargo builds with the tests.
@@ -402,6 +409,7 @@ mod child {
     #[ignore = "run by nothing_leaks"]
     fn nothing_leaks() {
         let rig = Rig::around(element());
+        rig::in_region_mode(&rig.element).unwrap();
         rig.element.set_property("runtime-library", library());
         assert_works(&rig);
         // Frames and events are held when it stops, and when it is flushed.

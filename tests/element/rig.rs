@@ -60,7 +60,8 @@ fn region_mode() -> &'static str {
     MODE.get_or_init(|| std::env::var("DVFACE_TEST_REGION").unwrap_or_else(|_| "frame".into()))
 }
 
-fn in_region_mode(element: &gst::Element) -> Result<(), String> {
+/// Sets what [`region_mode`] says.
+pub fn in_region_mode(element: &gst::Element) -> Result<(), String> {
     match region_mode() {
         "frame" => return Ok(()),
         "meta" => element.set_property_from_str("region", "meta"),

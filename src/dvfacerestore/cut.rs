@@ -1,0 +1,139 @@
+//! Crops of frames as a bundle takes them, also where the crop moves with every frame.
+
+use gst::glib;
+use gst_video::VideoInfo;
+use gst_video::prelude::*;
+
+use super::components::Component;
+use super::paste::part_size;
+use super::picture::{Crop, OwnFrame, ReadFrame, new_frame, rgb_info, whole};
+use super::recent::Recent;
+use crate::scene::Area;
+
+/// Converts and scales crops of frames of one caps.
+pub(super) struct Cutter {
+    info: VideoInfo,
+    rgb_info: VideoInfo,
+    /// Packed RGB, of the bundle's size: memory for the way.
+    rgb: OwnFrame,
+    /// Whether crops can be copied; else they are converted where they are.
+    can_copy: bool,
+    ways: Recent<Way>,
+}
+
+/// Memory for a crop of one size, and a converter from there. A converter of a part of a frame would have to be made anew wherever
+/// the part moves, which takes longer than the copy.
+struct Way {
+    cut: OwnFrame,
+    crop: Crop,
+}
+
+impl Cutter {
+    /// For frames of `info` and a bundle of `width` x `height` pixels.
+    ///
+    /// # Errors
+    /// Fails where memory lacks.
+    pub fn new(info: &VideoInfo, width: u32, height: u32) -> Result<Self, glib::BoolError> {
+        let rgb_info = rgb_info(info, width, height)?;
+        Ok(Self {
+            info: info.clone(),
+            rgb: new_frame(&rgb_info)?,
+            rgb_info,
+            can_copy: Component::of(&info.format_info()).is_some(),
+            ways: Recent::default(),
+        })
+    }
+
+    /// Writes the part `area` as packed pixels, [H, W, 3]. It begins at a whole [`block`](super::paste::block).
+    ///
+    /// # Errors
+    /// Fails where GstVideoConverter does not convert between the two, or memory lacks.
+    pub fn read(&mut self, frame: &ReadFrame<'_>, area: Area, pixels: &mut [u8]) -> Result<(), glib::BoolError> {
+        let (info, rgb_info) = (&self.info, &self.rgb_info);
+        if !self.can_copy {
+            let crop = Crop::new(info, area, rgb_info, whole(rgb_info))?;
+            crop.read(frame, &mut self.rgb, pixels);
+            return Ok(());
+        }
+        let way = self
+            .ways
+            .get((area.width, area.height), || Way::new(info, area, rgb_info))?;
+        copy(info, frame, area, &mut way.cut)?;
+        way.crop.read(&way.cut.as_video_frame_ref(), &mut self.rgb, pixels);
+        Ok(())
+    }
+}
+
+impl Way {
+    fn new(info: &VideoInfo, area: Area, rgb: &VideoInfo) -> Result<Self, glib::BoolError> {
+        let cut = VideoInfo::builder(info.format(), area.width, area.height)
+            .colorimetry(&info.colorimetry())
+            .chroma_site(info.chroma_site())
+            .fps(info.fps())
+            .build()?;
+        Ok(Self {
+            crop: Crop::quick(&cut, rgb)?,
+            cut: new_frame(&cut)?,
+        })
+    }
+}
+
+/// Copies the part `area` of a frame of `info` to a frame of its size.
+fn copy(info: &VideoInfo, frame: &ReadFrame<'_>, area: Area, cut: &mut OwnFrame) -> Result<(), glib::BoolError> {
+    let format = info.format_info();
+    for plane in 0..info.n_planes() {
+        let start = part_size(&format, plane, area.x, area.y);
+        let (row_bytes, rows) = part_size(&format, plane, area.width, area.height);
+        let stride = |strides: &[i32]| strides[plane as usize] as usize;
+        let (from, to) = (stride(frame.plane_stride()), stride(cut.plane_stride()));
+        let sources = frame.plane_data(plane)?.chunks(from).skip(start.1);
+        for (target, source) in cut.plane_data_mut(plane)?.chunks_mut(to).zip(sources).take(rows) {
+            target[..row_bytes].copy_from_slice(&source[start.0..][..row_bytes]);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use gst_video::{VideoFormat, VideoFrameRef};
+
+    use super::*;
+
+    /// A crop that is copied is the picture that GstVideoConverter takes out of the frame.
+    #[test]
+    fn a_copied_crop_is_the_crop() {
+        gst::init().unwrap();
+        for format in [
+            VideoFormat::I420,
+            VideoFormat::Nv12,
+            VideoFormat::Yuy2,
+            VideoFormat::P01010le,
+            VideoFormat::Bgra,
+            VideoFormat::A420,
+        ] {
+            let info = VideoInfo::builder(format, 101, 77).build().unwrap();
+            let bytes: Vec<u8> = (0..info.size()).map(|at| (at * 7 % 251) as u8).collect();
+            let buffer = gst::Buffer::from_slice(bytes);
+            let frame = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).unwrap();
+            let mut cutter = Cutter::new(&info, 32, 32).unwrap();
+            assert!(cutter.can_copy);
+            for (x, y) in [(0, 0), (4, 2), (53, 29)] {
+                let area = Area {
+                    x: x / 2 * 2,
+                    y: y / 2 * 2,
+                    width: 48,
+                    height: if y == 29 { 49 } else { 48 },
+                };
+                let mut copied = vec![0; 32 * 32 * 3];
+                cutter.read(&frame, area, &mut copied).unwrap();
+                let mut taken = vec![1; 32 * 32 * 3];
+                let crop = Crop::new(&info, area, &cutter.rgb_info, whole(&cutter.rgb_info)).unwrap();
+                crop.read(&frame, &mut cutter.rgb, &mut taken);
+                // But for the rows at its ends, where the whole frame's chroma goes on.
+                let inner = 3 * 32 * 3..29 * 32 * 3;
+                assert!(copied[inner.clone()] == taken[inner], "{format} at {x}, {y}");
+            }
+        }
+    }
+}
