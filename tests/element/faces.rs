@@ -456,6 +456,7 @@ fn the_same_tests_hold_with(region: &str, skipped: &[&str], at_least: u32) {
             "downstream::",
             "latency::",
             "overload::",
+            "late_runs::",
             "failures::",
         ])
         .env("DVFACE_TEST_REGION", region);

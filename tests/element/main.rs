@@ -11,6 +11,7 @@ mod errors;
 mod faces;
 mod failures;
 mod formats;
+mod late_runs;
 mod latency;
 mod order;
 mod overload;
