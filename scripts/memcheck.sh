@@ -25,11 +25,12 @@ tests=(
     failures::held_frames_fade_and_events_keep_their_place failures::a_flush_in_a_pause
     overload::a_late_window_is_bypassed_and_restoring_comes_back overload::what_is_held_fades_before_unrestored_frames
     overload::qos_messages_count_what_was_done
-    pixels::padded_rows_and_planes_of_the_input pixels::output_comes_from_downstreams_pool_with_its_padding
+    pixels::odd_and_extreme_sizes pixels::padded_rows_and_planes_of_the_input pixels::output_comes_from_downstreams_pool_with_its_padding
     scenes::a_cut_ends_the_window_and_changes_nothing_else
     streams::odd_times_are_kept streams::caps_change_every_few_frames
     streams::reverse_playback_passes_frames_unrestored_and_says_so_once
     strength::a_controlled_strength_has_each_frames_own_value
+    strength::changes_while_playing_lose_nothing_and_tell_of_the_latency
 )
 say "valgrind: ${#tests[@]} tests"
 exec valgrind --tool=memcheck --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \

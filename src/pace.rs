@@ -14,8 +14,8 @@ const RECENT_RUNS: usize = 8;
 /// The longest pause, in first pauses: 11 s with windows of 17 frames at 25 frames a second.
 const LONGEST_PAUSE: u64 = 16;
 
-/// Good frames after which all is well again, in first pauses. What cannot be kept up fails within two.
-const GOOD_PAUSES: u64 = 4;
+/// Good frames after which all is well again, in first pauses.
+const GOOD_PAUSES: u64 = 2;
 
 /// What the clock says when a window is about to start in a live pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +181,8 @@ pub struct Pace {
     late: BackOff,
     failed: BackOff,
     bypasses: bool,
+    /// A window was restored since frames went on unrestored, and no run was ended since.
+    is_good: bool,
     /// Frames that waited for room since the last pause was over.
     waited: u64,
     /// Windows that run one after the other before a frame may leave.
@@ -197,6 +199,7 @@ impl Pace {
             late: BackOff::new(window),
             failed: BackOff::new(window),
             bypasses: false,
+            is_good: false,
             waited: 0,
             together: 1,
         }
@@ -227,18 +230,25 @@ impl Pace {
         self.expected.add(took);
         self.late.succeed(frames);
         self.failed.succeed(frames);
+        self.is_good = true;
     }
 
     /// Takes a window that was ended after so long, since it would have been late: it takes longer than that.
     pub fn broke_off(&mut self, after: Duration) {
         self.expected.add_at_least(after);
+        self.is_good = false;
     }
 
     /// From now on frames go on unrestored.
+    ///
+    /// A machine that is a little too slow falls behind with each window until one would be late. It has done what it could, and
+    /// lost nothing: it goes on as soon as there is room, without a pause.
     pub fn bypass(&mut self, cause: Cause) {
         self.bypasses = true;
         self.waited = 0;
+        let was_good = std::mem::take(&mut self.is_good);
         match cause {
+            Cause::Late if was_good => {}
             Cause::Late => self.late.fail(),
             Cause::Failed => self.failed.fail(),
         }
@@ -301,6 +311,9 @@ pub fn fade_out(left: usize, fades: usize) -> f64 {
     let fades = fades.min(FADE_FRAMES);
     (left.min(fades) + 1) as f64 / (fades + 1) as f64
 }
+
+#[cfg(test)]
+mod simulation;
 
 #[cfg(test)]
 mod tests {
@@ -384,9 +397,9 @@ mod tests {
             (0..6).map(|_| pause(&mut back_off)).collect::<Vec<_>>(),
             [5, 10, 20, 40, 80, 80]
         );
-        back_off.succeed(19);
+        back_off.succeed(9);
         assert_eq!(pause(&mut back_off), 80);
-        back_off.succeed(19);
+        back_off.succeed(9);
         back_off.succeed(1);
         assert_eq!(pause(&mut back_off), 5);
     }
@@ -413,6 +426,27 @@ mod tests {
         pace.bypass(Cause::Failed);
         let waited = (0..).take_while(|_| !pace.try_restoring(None, None)).count();
         assert_eq!(waited, 5);
+    }
+
+    #[test]
+    fn who_falls_behind_needs_no_pause_and_who_wastes_a_run_does() {
+        let pauses = |pace: &mut Pace| (0..).take_while(|_| !pace.try_restoring(None, None)).count();
+        let mut pace = Pace::new(5, ms(100));
+        for turn in 0..3 {
+            pace.ran(4, ms(100));
+            pace.bypass(Cause::Late);
+            assert_eq!(pauses(&mut pace), 0, "{turn}");
+        }
+        // Nothing restored since: the try was wrong.
+        pace.bypass(Cause::Late);
+        assert_eq!(pauses(&mut pace), 5);
+        pace.ran(4, ms(100));
+        pace.broke_off(ms(100));
+        pace.bypass(Cause::Late);
+        assert_eq!(pauses(&mut pace), 10, "a run was wasted");
+        pace.ran(4, ms(100));
+        pace.bypass(Cause::Failed);
+        assert_eq!(pauses(&mut pace), 5, "a failure is not the pace's");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 #[cfg(feature = "faults")]
 pub mod faults;
 #[cfg(test)]
+#[path = "../tests/common/library.rs"]
+mod library;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;

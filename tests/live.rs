@@ -7,6 +7,9 @@
 //! `DVFACE_LIVE_SECONDS` is the length of a run (60). `DVFACE_TEST_CLIP` is a video file for the runs with a real clip; without
 //! it they take one of ../shared, and without that they are skipped, and say so.
 
+#[path = "common/library.rs"]
+mod library;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use gst::ClockTime;
 use gst::prelude::*;
+use library::runtime_library;
 
 const FRAME: ClockTime = ClockTime::from_mseconds(40);
 
@@ -21,19 +25,6 @@ fn init() {
     gst::init().unwrap();
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| gstdvface::plugin_register_static().unwrap());
-}
-
-fn runtime_library() -> PathBuf {
-    let path = match std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
-        Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/libonnxruntime.so"),
-    };
-    assert!(
-        path.is_file(),
-        "no ONNX Runtime at {}: run `make build`",
-        path.display()
-    );
-    path
 }
 
 fn seconds() -> u64 {

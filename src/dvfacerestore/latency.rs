@@ -71,8 +71,8 @@ impl Latency {
 
     /// Takes how long a window is expected to take with everything around the graphs (conversion, waiting for shared
     /// sessions), which the warm-up does not show. Nothing changes before the margin is used up, for every change makes the
-    /// pipeline wait anew. Where `is_bounded`, more than the time between two windows is not taken: that cannot be kept up,
-    /// and a longer delay would not help.
+    /// pipeline wait anew. Where `is_bounded`, more than for the time between two windows is not taken: that cannot be kept up,
+    /// and a longer delay helps less and less.
     pub fn expect(&mut self, expected: Duration, stride: u64, is_bounded: bool) {
         let expected = gst::ClockTime::try_from(expected).unwrap_or(gst::ClockTime::MAX);
         if expected <= self.processing {
@@ -80,7 +80,10 @@ impl Latency {
         }
         let processing = with_margin(expected);
         let between = self.frame().nseconds().checked_mul(stride).filter(|time| *time > 0);
-        let bound = between.filter(|_| is_bounded).map(gst::ClockTime::from_nseconds);
+        let bound = between
+            .filter(|_| is_bounded)
+            .map(gst::ClockTime::from_nseconds)
+            .map(with_margin);
         self.processing = bound.map_or(processing, |bound| processing.min(bound).max(self.processing));
     }
 
@@ -157,10 +160,10 @@ mod tests {
     fn no_delay_helps_against_what_cannot_be_kept_up() {
         let mut latency = Latency::new(1, milliseconds(100), false);
         latency.set_rate(gst::Fraction::new(25, 1));
-        latency.expect(Duration::from_millis(101), 3, true);
-        assert_eq!(latency.total(), milliseconds(120));
+        latency.expect(Duration::from_millis(104), 3, true);
+        assert_eq!(latency.total(), milliseconds(140), "104, a quarter and 10");
         latency.expect(Duration::from_millis(500), 3, true);
-        assert_eq!(latency.total(), milliseconds(120));
+        assert_eq!(latency.total(), milliseconds(160), "three frames, a quarter and 10");
         latency.expect(Duration::from_millis(500), 3, false);
         assert_eq!(latency.total(), milliseconds(635));
         latency.expect(Duration::from_millis(800), 3, true);

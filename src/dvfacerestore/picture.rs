@@ -231,8 +231,11 @@ pub(super) fn set_source(config: &mut VideoConverterConfig, source: Area) {
     config.set_src_height(Some(source.height as i32));
 }
 
+/// A frame of zeros. GstVideoConverter leaves what is no pixel as it is (the end of rows of packed formats with odd widths, unused
+/// bits), and what two frames differ in there must not get into a third.
 pub(super) fn new_frame(info: &VideoInfo) -> Result<OwnFrame, glib::BoolError> {
-    let buffer = gst::Buffer::with_size(info.size())?;
+    let mut buffer = gst::Buffer::with_size(info.size())?;
+    buffer.make_mut().map_writable()?.fill(0);
     VideoFrame::from_buffer_writable(buffer, info)
         .map_err(|_| glib::bool_error!("cannot map a frame of {}", info.name()))
 }
@@ -247,6 +250,17 @@ mod tests {
             .par(gst::Fraction::new(par.0, par.1))
             .build()
             .unwrap()
+    }
+
+    #[test]
+    fn a_new_frame_has_nothing_of_old_memory() {
+        let info = info(VideoFormat::Yuy2, (33, 7), (1, 1));
+        for _ in 0..64 {
+            // The allocator gives this memory again.
+            drop(std::hint::black_box(vec![0xa5u8; info.size() + 7]));
+            let frame = new_frame(&info).unwrap();
+            assert!(frame.plane_data(0).unwrap().iter().all(|byte| *byte == 0));
+        }
     }
 
     #[test]

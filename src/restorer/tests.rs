@@ -1,22 +1,9 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::library::runtime_library;
 use super::*;
 use crate::bundle::Bundle;
 use crate::runtime::{self, ProviderOptions, SessionCache};
-
-/// Path of libonnxruntime: in ORT_DYLIB_PATH, or where `make build` puts it.
-fn runtime_library() -> PathBuf {
-    let path = match std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
-        Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/libonnxruntime.so"),
-    };
-    assert!(
-        path.is_file(),
-        "no ONNX Runtime at {}: run `make build`, or set ORT_DYLIB_PATH",
-        path.display()
-    );
-    path
-}
 
 /// For the bundle `name` of tests/bundles, with tensors between graphs at `place`.
 fn restorer(name: &str, frames: usize, place: Place) -> Restorer {

@@ -2,6 +2,7 @@
 
 use gst::ClockTime;
 use gst::prelude::*;
+use gst_base::prelude::*;
 use gst_video::VideoFormat;
 
 use crate::rig::{self, FRAME, Rig, assert_brighter, frame, info, rgb, time_segment};
@@ -72,6 +73,94 @@ fn longer_windows_have_more_latency() {
     rig.play();
     rig.start(&rgb().to_caps().unwrap());
     assert_eq!(rig.query_latency().1, FRAME * 12 + DEADLINE);
+}
+
+/// Another model with another T, set in READY: what holds afterwards is its T, in the answer, in the message that tells of it and
+/// in the frames that wait.
+#[test]
+fn another_model_has_the_latency_of_its_own_window() {
+    let rig = with_deadline("brighter", DEADLINE);
+    let settings: [(&str, u32, u64); 5] = [
+        ("brighter-long", 0, 17),
+        ("brighter", 0, 5),
+        ("brighter-dynamic", 13, 13),
+        ("brighter-dynamic", 9, 9),
+        ("identity", 0, 5),
+    ];
+    rig.start(&rgb().to_caps().unwrap());
+    assert_eq!(rig.query_latency().1, FRAME * 4 + DEADLINE);
+    for (model, frames, window) in settings {
+        // In the middle of a window of the model before.
+        rig.push_all((0..3).map(|index| frame(&rgb(), index)));
+        rig.element.set_state(gst::State::Ready).unwrap();
+        rig.element.set_property("model", crate::bundle(model));
+        rig.element.set_property("window-frames", frames);
+        rig.play();
+        rig.take();
+        rig.messages(&[]);
+        rig.start(&rgb().to_caps().unwrap());
+        assert_eq!(messages(&rig), 1, "{model}: the caps bring the frames' duration");
+        let own = FRAME * (window - 1) + DEADLINE;
+        answer(&rig, true, FRAME, None);
+        assert_eq!(rig.query_latency(), (true, FRAME + own, None), "{model}");
+        let told = rig.element.property::<gst::Structure>("stats");
+        assert_eq!(told.get::<ClockTime>("latency").unwrap(), own, "{model}");
+        // As many frames wait as the answer says.
+        rig.take();
+        rig.push_all((0..window - 1).map(|index| frame(&rgb(), index)));
+        assert!(rig.take_buffers().is_empty(), "{model}");
+        rig.push(frame(&rgb(), window - 1)).unwrap();
+        assert!(!rig.take_buffers().is_empty(), "{model}");
+        assert_eq!(messages(&rig), 0, "{model}: nothing has changed since");
+        rig.eos();
+        assert!(rig.event(gst::event::FlushStart::new()));
+        assert!(rig.event(gst::event::FlushStop::new(true)));
+        assert!(rig.event(time_segment()));
+    }
+    assert_eq!(rig.errors(), []);
+}
+
+/// The same in a pipeline that plays: its own latency follows the message.
+#[test]
+fn a_pipeline_follows_the_window_of_another_model() {
+    let element = rig::element("brighter");
+    element.set_property("processing-deadline", DEADLINE.nseconds());
+    let pipeline = gst::parse::launch(
+        "videotestsrc is-live=true ! video/x-raw,format=RGB,width=32,height=32,framerate=25/1 ! identity name=in ! \
+         queue name=out ! fakesink name=sink sync=true processing-deadline=0",
+    )
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    let [before, after] = ["in", "out"].map(|name| pipeline.by_name(name).unwrap());
+    before.unlink(&after);
+    pipeline.add(&element).unwrap();
+    gst::Element::link_many([&before, &element, &after]).unwrap();
+    let bus = pipeline.bus().unwrap();
+    for (model, window) in [("brighter", 5), ("brighter-long", 17), ("brighter", 5)] {
+        pipeline.set_state(gst::State::Ready).unwrap();
+        element.set_property("model", crate::bundle(model));
+        pipeline.set_state(gst::State::Playing).unwrap();
+        // A live source has a frame of its own.
+        let expected = FRAME * window + DEADLINE;
+        let sink = pipeline.by_name("sink").unwrap();
+        // What a sink waits for: as the application does on each message, until it is the new window's.
+        let mut configured = ClockTime::ZERO;
+        for _ in 0..500 {
+            if let Some(message) = bus.timed_pop(ClockTime::from_mseconds(20)) {
+                assert_ne!(message.type_(), gst::MessageType::Error, "{message:?}");
+                if message.type_() == gst::MessageType::Latency {
+                    let _ = pipeline.recalculate_latency();
+                }
+            }
+            configured = sink.downcast_ref::<gst_base::BaseSink>().unwrap().latency();
+            if configured == expected {
+                break;
+            }
+        }
+        assert_eq!(configured, expected, "{model}");
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //!
 //! Needs libonnxruntime: at ORT_DYLIB_PATH, or in target/release, where `make build` puts it.
 
+#[path = "../common/library.rs"]
+mod library;
+
 mod cuts;
 mod detectors;
 mod downstream;
@@ -9,6 +12,7 @@ mod errors;
 mod faces;
 mod failures;
 mod formats;
+mod late_runs;
 mod latency;
 mod modes;
 mod order;
@@ -25,8 +29,10 @@ mod strength;
 mod twelve;
 mod warm_up;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Once;
+
+use library::runtime_library;
 
 /// Initialises GStreamer, with the plugin linked in.
 fn init() {
@@ -36,23 +42,6 @@ fn init() {
         gstdvface::plugin_register_static().unwrap();
         gst::meta::CustomMeta::register("DvfaceTestMeta", &["video", "size", "orientation"]);
     });
-}
-
-/// Path of libonnxruntime.
-///
-/// # Panics
-/// A missing runtime is no reason to skip a test.
-fn runtime_library() -> PathBuf {
-    let path = match std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
-        Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/libonnxruntime.so"),
-    };
-    assert!(
-        path.is_file(),
-        "no ONNX Runtime at {}: run `make build`, or set ORT_DYLIB_PATH to the path of libonnxruntime.so",
-        path.display()
-    );
-    path
 }
 
 /// Path of a generated detector.

@@ -13,6 +13,7 @@ fn the_same_tests_hold_with(region: &str, skipped: &[&str], at_least: u32) {
             "downstream::",
             "latency::",
             "overload::",
+            "late_runs::",
             "failures::",
             "scenes::",
             "streams::",

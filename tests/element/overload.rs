@@ -3,11 +3,9 @@
 //! The clock is the system's. A test says what time it is by moving the base time, so nothing depends on how fast the machine
 //! is: there are hundreds of milliseconds between what is in time and what is late.
 
-use std::time::Duration;
-
 use gst::ClockTime;
 use gst::prelude::*;
-use gstdvface::restorer::faults::{self, Fault};
+use gstdvface::restorer::faults;
 
 use crate::rig::{self, FRAME, Out, Rig, bytes, flat, frame, labels, rgb, time_segment, window_parts};
 
@@ -19,14 +17,14 @@ const FADE: usize = 4;
 const PAUSE: u64 = 5;
 
 /// An element that plays behind a live source.
-struct Live(Rig);
+pub struct Live(pub Rig);
 
 impl Live {
-    fn new(model: &str, overload: &str) -> Self {
+    pub fn new(model: &str, overload: &str) -> Self {
         Self::with(model, overload, |_| ())
     }
 
-    fn with(model: &str, overload: &str, change: impl FnOnce(&gst::Element)) -> Self {
+    pub fn with(model: &str, overload: &str, change: impl FnOnce(&gst::Element)) -> Self {
         let element = rig::element(model);
         element.set_property_from_str("overload", overload);
         element.set_property("processing-deadline", DEADLINE.nseconds());
@@ -54,7 +52,7 @@ impl Live {
     }
 
     /// Frame `index` arrives `late` after its time. Gives what comes out.
-    fn frame(&self, index: u64, late: ClockTime) -> Vec<gst::Buffer> {
+    pub fn frame(&self, index: u64, late: ClockTime) -> Vec<gst::Buffer> {
         self.buffer(flat(&rgb(), index, 0), late)
     }
 
@@ -65,7 +63,7 @@ impl Live {
     }
 
     /// Running times of the frames of QoS messages since the last call.
-    fn told(&self) -> Vec<Option<ClockTime>> {
+    pub fn told(&self) -> Vec<Option<ClockTime>> {
         let messages = self.0.messages(&[gst::MessageType::Qos]);
         let running_time = |message: &gst::Message| match message.view() {
             gst::MessageView::Qos(qos) => qos.running_time(),
@@ -74,22 +72,22 @@ impl Live {
         messages.iter().map(running_time).collect()
     }
 
-    fn counts(&self) -> [u64; 4] {
+    pub fn counts(&self) -> [u64; 4] {
         ["frames-in", "frames-out", "frames-restored", "frames-bypassed"].map(|name| self.0.stat(name))
     }
 }
 
 /// Makes it `now` in running time.
-fn set_time(element: &gst::Element, now: ClockTime) {
+pub fn set_time(element: &gst::Element, now: ClockTime) {
     let clock = element.clock().unwrap();
     element.set_base_time(clock.time() - now);
 }
 
-const IN_TIME: ClockTime = ClockTime::from_mseconds(5);
-const LATE: ClockTime = ClockTime::from_seconds(3);
+pub const IN_TIME: ClockTime = ClockTime::from_mseconds(5);
+pub const LATE: ClockTime = ClockTime::from_seconds(3);
 
 #[track_caller]
-fn assert_frames(out: &[gst::Buffer], first: u64, values: &[u8]) {
+pub fn assert_frames(out: &[gst::Buffer], first: u64, values: &[u8]) {
     let found: Vec<(u64, Option<ClockTime>, u8)> = out
         .iter()
         .map(|buffer| (buffer.offset(), buffer.pts(), bytes(buffer)[0]))
@@ -198,8 +196,16 @@ fn a_window_fades_where_the_next_one_is_known_to_be_late() {
     // 0, 10, 20, 30, 40 with four fifths and so on of the strength.
     assert_frames(&out, 0, &[0, 8, 12, 12, 8]);
     assert!(live.told().is_empty(), "all of them are restored");
-    assert_frames(&live.frame(5, IN_TIME), 5, &[0]);
+    assert_frames(&live.frame(5, LATE), 5, &[0]);
     assert_eq!(live.counts(), [6, 6, 5, 1]);
+    // It has fallen behind and lost nothing: as soon as there is room it begins again, without a pause.
+    let mut out = Vec::new();
+    for index in 6..11 {
+        out.extend(live.frame(index, IN_TIME));
+    }
+    // 0, 10 and 20 with a fifth, two and three fifths of the strength.
+    assert_frames(&out, 6, &[0, 4, 12]);
+    assert_eq!(live.counts(), [11, 9, 8, 1]);
 }
 
 #[test]
@@ -293,11 +299,11 @@ fn a_late_sink_makes_windows_bypassed() {
     assert!(out.iter().skip(1).all(|buffer| bytes(buffer)[0] == 0));
     assert_eq!(live.told().len(), 4);
     assert_eq!(seen.try_iter().collect::<Vec<_>>(), [gst::EventType::Qos; 2]);
-    // Frames after that time are restored again once the pause is over, without another word of the sink.
+    // Frames after that time are restored again at once, without another word of the sink.
     for index in 9..30 {
         live.frame(index, IN_TIME);
     }
-    assert_eq!(live.0.stat("windows"), 1 + 3);
+    assert_eq!(live.0.stat("windows"), 1 + 5);
     // A flush forgets.
     tell(100_000_000_000, FRAME * 30);
     live.0.event(gst::event::FlushStart::new());
@@ -306,7 +312,7 @@ fn a_late_sink_makes_windows_bypassed() {
     for index in 0..5 {
         live.frame(index, IN_TIME);
     }
-    assert_eq!(live.0.stat("windows"), 1 + 3 + 1);
+    assert_eq!(live.0.stat("windows"), 1 + 5 + 1);
 }
 
 /// What the sinks really wait for counts, not what the element would like.
@@ -417,196 +423,4 @@ fn qos_messages_count_what_was_done() {
         assert_eq!(u64::try_from(restored.value()).unwrap(), 5);
         assert_eq!(u64::try_from(bypassed.value()).unwrap(), 4);
     }
-}
-
-/// A burst that downstream takes slowly makes the next window late: one warning that says what helps.
-#[test]
-fn blocked_pushes_that_cost_the_deadline_are_told_once() {
-    for (blocks, overload) in [(true, "bypass"), (true, "block"), (false, "bypass")] {
-        let live = Live::with("brighter", overload, |element| {
-            // So that blocking costs it.
-            element.set_property("processing-deadline", 60_000_000u64);
-        });
-        live.0.on_buffer(move |_| {
-            if blocks {
-                std::thread::sleep(Duration::from_millis(150));
-            }
-            Ok(gst::FlowSuccess::Ok)
-        });
-        let mut warnings = Vec::new();
-        for index in 0..20 {
-            // What arrives while a window is pushed has waited; the clock says how long.
-            let late = if index % 4 == 0 && index > 4 {
-                ClockTime::from_mseconds(if blocks { 300 } else { 3000 })
-            } else {
-                IN_TIME
-            };
-            live.frame(index, late);
-            warnings.extend(live.0.messages(&[gst::MessageType::Warning]));
-        }
-        let texts: Vec<String> = warnings
-            .iter()
-            .map(|message| match message.view() {
-                gst::MessageView::Warning(warning) => warning.error().message().to_string(),
-                _ => unreachable!(),
-            })
-            .collect();
-        assert_eq!(texts.len(), usize::from(blocks), "{overload}: {texts:?}");
-        assert!(
-            texts.iter().all(|text| text.contains("put a queue behind")),
-            "{texts:?}"
-        );
-    }
-}
-
-/// A run that is expected to be in time and is not makes the latency longer, and says so; one alone does not.
-#[test]
-fn longer_runs_change_the_latency_and_one_long_run_does_not() {
-    let live = Live::with("brighter", "block", |element| {
-        // Sessions of its own, and so a warm-up without faults.
-        element.set_property("processing-deadline", 0u64);
-        element.set_property("num-threads", 3u32);
-    });
-    let own = live.0.query_latency().1;
-    let runs = std::cell::Cell::new(0);
-    faults::set(move || {
-        runs.set(runs.get() + 1);
-        [2, 5, 6]
-            .contains(&runs.get())
-            .then_some(Fault::Slow(Duration::from_millis(700)))
-    });
-    let mut latencies = Vec::new();
-    for index in 0..=4 * 6 {
-        live.frame(index, IN_TIME);
-        if index > 0 && index % 4 == 0 {
-            latencies.push((
-                live.0.messages(&[gst::MessageType::Latency]).len(),
-                live.0.query_latency().1 >= own + ClockTime::from_mseconds(500),
-            ));
-        }
-    }
-    faults::clear();
-    assert!(
-        own < ClockTime::from_mseconds(160 + 600),
-        "a short run was measured: {own}"
-    );
-    let told: Vec<bool> = latencies.iter().map(|(_, longer)| *longer).collect();
-    assert_eq!(told, [false, false, false, false, true, true]);
-    assert_eq!(latencies[4].0, 1, "it is told");
-}
-
-/// What nobody could foresee: a run that takes too long is ended when its first frame has to leave, and its frames leave.
-#[test]
-fn a_run_that_turns_out_late_is_ended_in_time() {
-    let live = Live::new("blend", "bypass");
-    for index in 0..7 {
-        live.frame(index, IN_TIME);
-    }
-    faults::set(|| Some(Fault::Slow(Duration::from_secs(20))));
-    let start = std::time::Instant::now();
-    let out = live.frame(7, IN_TIME);
-    let took = start.elapsed();
-    faults::clear();
-    // Frame 3 has 160 ms and the deadline from its own time on; frame 7 came 160 ms after that.
-    println!("ended after {took:?}");
-    assert!(took >= Duration::from_millis(390), "not before it is late: {took:?}");
-    assert!(took < Duration::from_millis(390 + 500), "{took:?}");
-    assert_frames(&out, 3, &[20, 13, 0, 0, 0]);
-    assert_eq!(live.told().len(), 3);
-    // Its reason is gone with it, and one such run is no rule: after the pause all is as before.
-    for index in 8..13 {
-        assert_frames(&live.frame(index, IN_TIME), index, &[0]);
-    }
-    for index in 13..24 {
-        live.frame(index, IN_TIME);
-    }
-    live.0.eos();
-    assert_eq!(live.counts(), [24, 24, 5 + 11, 3 + 5]);
-    assert!(
-        live.0
-            .messages(&[gst::MessageType::Latency, gst::MessageType::Warning])
-            .is_empty()
-    );
-}
-
-#[test]
-fn block_ends_no_run() {
-    let live = Live::new("brighter", "block");
-    faults::set(|| Some(Fault::Slow(Duration::from_millis(700))));
-    for index in 0..5 {
-        live.frame(index, IN_TIME);
-    }
-    faults::clear();
-    assert_eq!(live.counts(), [5, 4, 4, 0]);
-}
-
-/// A flush in a run that is about to be ended, again and again around that moment: nothing stale, and the next run goes on.
-#[test]
-fn flushes_around_the_limit() {
-    let live = Live::with("brighter", "bypass", |element| {
-        element.set_property("processing-deadline", 30_000_000u64);
-    });
-    for turn in 0..40u64 {
-        faults::set(|| Some(Fault::Slow(Duration::from_secs(20))));
-        for index in 0..4 {
-            live.frame(index, IN_TIME);
-        }
-        let flushing = {
-            let src = live.0.src.clone();
-            std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(20 + turn));
-                src.push_event(gst::event::FlushStart::new());
-            })
-        };
-        set_time(&live.0.element, FRAME * 4 + IN_TIME);
-        let _ = live.0.push(flat(&rgb(), 4, 0));
-        flushing.join().unwrap();
-        faults::clear();
-        live.0.event(gst::event::FlushStop::new(true));
-        live.0.event(time_segment());
-        live.0.take();
-        // In block mode nothing but the run itself decides.
-        live.0.element.set_property_from_str("overload", "block");
-        let mut out = Vec::new();
-        for index in 0..6 {
-            out.extend(live.frame(index, LATE));
-        }
-        live.0.eos();
-        out.extend(live.0.take_buffers());
-        assert_frames(&out[2..], 2, &[1; 4]);
-        live.0.event(gst::event::FlushStart::new());
-        live.0.event(gst::event::FlushStop::new(true));
-        live.0.event(time_segment());
-        live.0.element.set_property_from_str("overload", "bypass");
-    }
-    assert_eq!(live.0.errors(), []);
-}
-
-/// Windows that take longer than was measured at the start are ended at first; then the latency allows them, and they are restored.
-#[test]
-fn the_latency_follows_what_windows_take() {
-    let live = Live::with("brighter", "bypass", |element| {
-        element.set_property("processing-deadline", 0u64);
-        element.set_property("num-threads", 4u32);
-    });
-    let own = live.0.query_latency().1;
-    faults::set(|| Some(Fault::Slow(Duration::from_millis(90))));
-    let mut frames = 0;
-    for index in 0..1000 {
-        live.frame(index, IN_TIME);
-        frames = index + 1;
-        if live.0.stat("windows") >= 3 {
-            break;
-        }
-    }
-    faults::clear();
-    live.0.eos();
-    let longer = live.0.query_latency().1;
-    println!("{own} at first, {longer} after {frames} frames");
-    assert!(live.0.stat("windows") >= 3, "it never catches up");
-    assert!(longer > own, "{own} {longer}");
-    // Four frames of look-ahead, and no more than the four frames between two windows.
-    assert!(longer <= FRAME * 8 || own > FRAME * 8, "{longer}");
-    assert_eq!(live.counts()[..2], [frames, frames]);
-    assert!(!live.0.messages(&[gst::MessageType::Latency]).is_empty());
 }

@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 use gst::State;
 use gst::prelude::*;
+use gst_video::VideoFormat;
 use gstdvface::bundle::Bundle;
 use gstdvface::runtime::{self, Provider, ProviderOptions, SessionCache};
 
 use crate::rig::{self, Rig, assert_brighter, bytes, flat, frame, rgb, time_segment, wait_for};
 
-/// Longest time for an end in the middle of a run. Nothing waits for the run, which takes a second; the machine of the
-/// tests may be busy.
-const PROMPT: Duration = Duration::from_millis(400);
+/// Longest time for an end in the middle of a run, which takes a second.
+const PROMPT: Duration = Duration::from_millis(100);
+
+/// The machine of the tests may be busy. What the element waits for it waits for each time; what the scheduler adds it does not.
+const TRIES: usize = 3;
 
 /// The right to use the bundle `slow`, whose sessions are loaded and warm, and stay so.
 fn slow() -> MutexGuard<'static, gst::Element> {
@@ -43,11 +46,15 @@ fn start_run(rig: &Rig) -> JoinHandle<Result<gst::FlowSuccess, gst::FlowError>> 
     thread
 }
 
+/// Measures until it is prompt, some times at most.
 #[track_caller]
-fn assert_prompt(what: &str, start: Instant) {
-    let time = start.elapsed();
-    println!("{what}: {:.1} ms", time.as_secs_f64() * 1e3);
-    assert!(time < PROMPT, "{what} takes {time:?}");
+fn assert_prompt(what: &str, mut measure: impl FnMut() -> Duration) {
+    let mut times = Vec::new();
+    while times.len() < TRIES && times.last().is_none_or(|time| *time >= PROMPT) {
+        times.push(measure());
+    }
+    println!("{what}: {times:.1?}");
+    assert!(*times.last().unwrap() < PROMPT, "{what} takes {times:?}");
 }
 
 #[test]
@@ -122,18 +129,20 @@ fn every_way_down_and_up_in_the_middle_of_a_run() {
     for first in ups {
         for pause in [None, Some(State::Paused), Some(State::Playing)] {
             for down in downs {
-                rig.element.set_state(first).unwrap();
-                rig.start(&rgb().to_caps().unwrap());
-                let run = start_run(&rig);
-                rig.take();
-                if let Some(state) = pause {
-                    rig.element.set_state(state).unwrap();
-                }
-                let start = Instant::now();
-                rig.element.set_state(down).unwrap();
-                assert_eq!(run.join().unwrap(), Err(gst::FlowError::Flushing));
-                assert_prompt(&format!("{first:?} {pause:?} {down:?}"), start);
-                assert!(rig.take_buffers().is_empty());
+                assert_prompt(&format!("{first:?} {pause:?} {down:?}"), || {
+                    rig.element.set_state(first).unwrap();
+                    rig.start(&rgb().to_caps().unwrap());
+                    let run = start_run(&rig);
+                    rig.take();
+                    if let Some(state) = pause {
+                        rig.element.set_state(state).unwrap();
+                    }
+                    let start = Instant::now();
+                    rig.element.set_state(down).unwrap();
+                    assert_eq!(run.join().unwrap(), Err(gst::FlowError::Flushing));
+                    assert!(rig.take_buffers().is_empty());
+                    start.elapsed()
+                });
             }
         }
     }
@@ -155,30 +164,36 @@ fn a_flush_ends_a_run_at_once() {
     rig.play();
     rig.start(&rgb().to_caps().unwrap());
     for _ in 0..3 {
-        let run = start_run(&rig);
-        let start = Instant::now();
-        assert!(rig.event(gst::event::FlushStart::new()));
-        assert_eq!(run.join().unwrap(), Err(gst::FlowError::Flushing));
-        assert!(rig.event(gst::event::FlushStop::new(true)));
-        assert_prompt("flush", start);
-        assert!(rig.event(time_segment()));
-        assert!(rig.take_buffers().is_empty(), "nothing stale");
+        assert_prompt("flush", || {
+            let run = start_run(&rig);
+            let start = Instant::now();
+            assert!(rig.event(gst::event::FlushStart::new()));
+            assert_eq!(run.join().unwrap(), Err(gst::FlowError::Flushing));
+            assert!(rig.event(gst::event::FlushStop::new(true)));
+            let time = start.elapsed();
+            assert!(rig.event(time_segment()));
+            assert!(rig.take_buffers().is_empty(), "nothing stale");
+            time
+        });
     }
     // While the tail of a stream is restored, too.
-    rig.push_all((0..2).map(|index| flat(&rgb(), index, 10)));
     let windows = rig.stat("windows");
-    let ending = {
-        let src = rig.src.clone();
-        std::thread::spawn(move || src.push_event(gst::event::Eos::new()))
-    };
-    std::thread::sleep(Duration::from_millis(100));
-    let start = Instant::now();
-    assert!(rig.event(gst::event::FlushStart::new()));
-    ending.join().unwrap();
-    assert!(rig.event(gst::event::FlushStop::new(true)));
-    assert_prompt("flush at the end of a stream", start);
+    assert_prompt("flush at the end of a stream", || {
+        rig.push_all((0..2).map(|index| flat(&rgb(), index, 10)));
+        let ending = {
+            let src = rig.src.clone();
+            std::thread::spawn(move || src.push_event(gst::event::Eos::new()))
+        };
+        std::thread::sleep(Duration::from_millis(100));
+        let start = Instant::now();
+        assert!(rig.event(gst::event::FlushStart::new()));
+        ending.join().unwrap();
+        assert!(rig.event(gst::event::FlushStop::new(true)));
+        let time = start.elapsed();
+        assert!(rig.event(time_segment()));
+        time
+    });
     assert_eq!(rig.stat("windows"), windows);
-    assert!(rig.event(time_segment()));
     rig.take();
 
     rig.push_all((0..2).map(|index| flat(&rgb(), index, 10)));
@@ -197,29 +212,92 @@ fn a_flush_while_another_element_has_the_session() {
         rig.play();
         rig.start(&rgb().to_caps().unwrap());
     }
-    let first = start_run(&busy);
-    let second = start_run(&waiting);
-    let start = Instant::now();
-    assert!(waiting.event(gst::event::FlushStart::new()));
-    assert_eq!(second.join().unwrap(), Err(gst::FlowError::Flushing));
-    assert!(waiting.event(gst::event::FlushStop::new(true)));
-    assert_prompt("flush while waiting", start);
-    // The other's run is its own.
-    assert!(first.join().unwrap().is_ok());
-    busy.eos();
-    assert_eq!(busy.take_buffers().len(), 5);
+    assert_prompt("flush while waiting", || {
+        let first = start_run(&busy);
+        let second = start_run(&waiting);
+        let start = Instant::now();
+        assert!(waiting.event(gst::event::FlushStart::new()));
+        assert_eq!(second.join().unwrap(), Err(gst::FlowError::Flushing));
+        assert!(waiting.event(gst::event::FlushStop::new(true)));
+        let time = start.elapsed();
+        // The other's run is its own.
+        assert!(first.join().unwrap().is_ok());
+        busy.eos();
+        assert_eq!(busy.take_buffers().len(), 5);
+        busy.start(&rgb().to_caps().unwrap());
+        assert!(waiting.event(time_segment()));
+        time
+    });
 
     // The same with a way down.
-    busy.start(&rgb().to_caps().unwrap());
-    let first = start_run(&busy);
-    assert!(waiting.event(time_segment()));
-    let second = start_run(&waiting);
+    assert_prompt("NULL while waiting", || {
+        waiting.play();
+        waiting.start(&rgb().to_caps().unwrap());
+        busy.play();
+        busy.start(&rgb().to_caps().unwrap());
+        let first = start_run(&busy);
+        let second = start_run(&waiting);
+        let start = Instant::now();
+        waiting.element.set_state(State::Null).unwrap();
+        assert_eq!(second.join().unwrap(), Err(gst::FlowError::Flushing));
+        let time = start.elapsed();
+        busy.element.set_state(State::Null).unwrap();
+        assert_eq!(first.join().unwrap(), Err(gst::FlowError::Flushing));
+        time
+    });
+}
+
+/// What an end waits for is the operator that runs: those of the bundle that comes with the plugin are short enough.
+#[test]
+fn a_run_of_the_shipped_bundle_ends_at_once() {
+    let element = || {
+        let element = rig::element("brighter");
+        element.set_property("model", concat!(env!("CARGO_MANIFEST_DIR"), "/models/dvface-nano"));
+        element
+    };
+    let keeps = element();
+    keeps.set_state(State::Paused).unwrap();
+    let rig = Rig::around(element());
+    let frames = rig::info(VideoFormat::Rgb, 512, 512);
+    // Somewhere in the run, which takes a second on one core.
+    let mut delays = (0..).map(|index: u64| Duration::from_millis(20 + index * 370 % 400));
+    let mut start_run = || {
+        let (src, info, before) = (rig.src.clone(), frames.clone(), rig.stat("frames-in"));
+        let thread =
+            std::thread::spawn(move || (0..17).try_for_each(|index| src.push(flat(&info, index, 10)).map(|_| ())));
+        wait_for("a window", || rig.stat("frames-in") == before + 17);
+        std::thread::sleep(delays.next().unwrap());
+        thread
+    };
+    rig.play();
+    rig.start(&frames.to_caps().unwrap());
+    for _ in 0..4 {
+        assert_prompt("flush", || {
+            let run = start_run();
+            let start = Instant::now();
+            assert!(rig.event(gst::event::FlushStart::new()));
+            assert_eq!(run.join().unwrap(), Err(gst::FlowError::Flushing));
+            let time = start.elapsed();
+            assert!(rig.event(gst::event::FlushStop::new(true)));
+            assert!(rig.event(time_segment()));
+            time
+        });
+    }
+    for _ in 0..2 {
+        assert_prompt("PLAYING to NULL", || {
+            rig.play();
+            rig.start(&frames.to_caps().unwrap());
+            let run = start_run();
+            let start = Instant::now();
+            rig.element.set_state(State::Null).unwrap();
+            assert_eq!(run.join().unwrap(), Err(gst::FlowError::Flushing));
+            start.elapsed()
+        });
+    }
+    // Giving the memory of the graphs back, which the last element of a bundle does, is ONNX Runtime's time.
     let start = Instant::now();
-    waiting.element.set_state(State::Null).unwrap();
-    assert_eq!(second.join().unwrap(), Err(gst::FlowError::Flushing));
-    assert_prompt("NULL while waiting", start);
-    busy.element.set_state(State::Null).unwrap();
-    assert_eq!(first.join().unwrap(), Err(gst::FlowError::Flushing));
+    keeps.set_state(State::Null).unwrap();
+    println!("the sessions end: {:.1?}", start.elapsed());
 }
 
 /// The element does not keep a state change or a query waiting while it runs.
@@ -230,17 +308,19 @@ fn a_run_holds_no_lock() {
     rig.play();
     rig.start(&rgb().to_caps().unwrap());
     let run = start_run(&rig);
-    let start = Instant::now();
-    rig.query_latency();
-    rig.element.set_property("strength", 0.9);
-    let _ = rig.element.property::<f64>("strength");
-    let _ = rig.element.property::<gst::Structure>("stats");
-    let _ = rig.element.property::<Option<String>>("active-provider");
-    let _ = rig.src.peer_query_caps(None);
-    rig.element.set_state(State::Paused).unwrap();
-    rig.element.set_state(State::Playing).unwrap();
-    assert!(rig.sink.push_event(gst::event::Reconfigure::new()));
-    assert_prompt("queries, properties and events", start);
+    assert_prompt("queries, properties and events", || {
+        let start = Instant::now();
+        rig.query_latency();
+        rig.element.set_property("strength", 0.9);
+        let _ = rig.element.property::<f64>("strength");
+        let _ = rig.element.property::<gst::Structure>("stats");
+        let _ = rig.element.property::<Option<String>>("active-provider");
+        let _ = rig.src.peer_query_caps(None);
+        rig.element.set_state(State::Paused).unwrap();
+        rig.element.set_state(State::Playing).unwrap();
+        assert!(rig.sink.push_event(gst::event::Reconfigure::new()));
+        start.elapsed()
+    });
     rig.element.set_state(State::Null).unwrap();
     let _ = run.join().unwrap();
 }
@@ -266,15 +346,17 @@ fn flushing_seeks() {
             } else if seek % 4 == 0 {
                 pipeline.set_state(State::Paused).unwrap();
             }
-            let start = Instant::now();
-            let position = rig::FRAME * (seek % 5);
-            pipeline
-                .seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE, position)
-                .unwrap();
-            if model == "slow" {
-                assert_prompt("seek", start);
-            }
-            std::thread::sleep(Duration::from_millis(pause));
+            let seek = || {
+                let start = Instant::now();
+                let position = rig::FRAME * (seek % 5);
+                pipeline
+                    .seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE, position)
+                    .unwrap();
+                let time = start.elapsed();
+                std::thread::sleep(Duration::from_millis(pause));
+                time
+            };
+            assert_prompt("seek", seek);
         }
         if model == "brighter" {
             pipeline.set_state(State::Playing).unwrap();
@@ -288,9 +370,13 @@ fn flushing_seeks() {
                 .expect("the end of the stream");
             assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
         }
-        let start = Instant::now();
-        pipeline.set_state(State::Null).unwrap();
-        assert_prompt("NULL", start);
+        assert_prompt("NULL", || {
+            pipeline.set_state(State::Playing).unwrap();
+            std::thread::sleep(Duration::from_millis(pause));
+            let start = Instant::now();
+            pipeline.set_state(State::Null).unwrap();
+            start.elapsed()
+        });
     }
 }
 
@@ -392,10 +478,12 @@ fn elements_share_their_sessions_and_let_go_of_them() {
 #[test]
 fn a_second_element_starts_at_once() {
     let _turn = slow();
-    let rig = Rig::around(rig::element("slow"));
-    let start = Instant::now();
-    rig.play();
-    assert_prompt("start with warm sessions", start);
+    assert_prompt("start with warm sessions", || {
+        let rig = Rig::around(rig::element("slow"));
+        let start = Instant::now();
+        rig.play();
+        start.elapsed()
+    });
 }
 
 #[test]

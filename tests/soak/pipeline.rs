@@ -1,31 +1,19 @@
-//! Soak: flushing seeks, caps changes, state changes and property changes at random, for as long as one likes. No leak, no
-//! stall, and every frame that goes in comes out, once and in order, unless a flush takes it.
-//!
-//! `DVFACE_SOAK_SECONDS` is how long (120; `make soak` takes 1800), `DVFACE_SOAK_SEED` what is drawn (else the time), which is
-//! printed. Threads make two runs of one seed differ, but their steps are the same.
+//! The pipeline that soaks, and its random steps.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gst::ClockTime;
 use gst::prelude::*;
-use gstdvface::restorer::faults::{self, Fault};
 
-/// Frames of a window of the bundle `brighter`.
-const WINDOW: usize = 5;
+use crate::ledger::{INJECTED, Ledger, watch};
+use crate::{STALL, number, resident, runtime_library, stall};
 
-/// How much resident memory may grow from the second quarter to the last one: 2%.
-const GROWTH: f64 = 0.02;
-
-/// Longest time for a step, and longest time without a frame while playing.
-const STALL: Duration = Duration::from_secs(20);
-
-/// Text of failures that the test makes.
-const INJECTED: &str = "injected";
+/// After this time a change that no thread makes is taken to be lost: what goes on does so within milliseconds.
+const LOST: Duration = Duration::from_secs(2);
 
 /// SplitMix64: what it draws depends on its seed only.
 struct Random(u64);
@@ -46,83 +34,6 @@ impl Random {
     fn pick<'a, T>(&mut self, values: &'a [T]) -> &'a T {
         &values[self.below(values.len() as u64) as usize]
     }
-}
-
-/// What went into the element and has not come out, and what went wrong.
-#[derive(Default)]
-struct Ledger {
-    held: VecDeque<(Option<ClockTime>, u64)>,
-    entered: u64,
-    left: u64,
-    flushed: u64,
-    problems: Vec<String>,
-}
-
-impl Ledger {
-    fn problem(&mut self, text: String) {
-        if self.problems.len() < 5 {
-            self.problems.push(text);
-        }
-    }
-
-    fn clear(&mut self) {
-        self.flushed += self.held.len() as u64;
-        self.held.clear();
-    }
-}
-
-/// Watches both pads of the element.
-fn watch(element: &gst::Element, failing: &Arc<AtomicBool>) -> Arc<Mutex<Ledger>> {
-    let ledger: Arc<Mutex<Ledger>> = Arc::default();
-    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::EVENT_FLUSH;
-    let (seen, failing) = (ledger.clone(), failing.clone());
-    element.static_pad("sink").unwrap().add_probe(kinds, move |_, info| {
-        fail_now_and_then(&failing);
-        let mut ledger = seen.lock().unwrap();
-        match &info.data {
-            Some(gst::PadProbeData::Buffer(buffer)) => {
-                ledger.entered += 1;
-                ledger.held.push_back((buffer.pts(), buffer.offset()));
-                if ledger.held.len() > WINDOW {
-                    let held = ledger.held.len();
-                    ledger.problem(format!("{held} frames are held"));
-                }
-            }
-            Some(gst::PadProbeData::Event(event)) if event.type_() == gst::EventType::FlushStop => ledger.clear(),
-            _ => {}
-        }
-        gst::PadProbeReturn::Ok
-    });
-    let seen = ledger.clone();
-    element.static_pad("src").unwrap().add_probe(kinds, move |_, info| {
-        let mut ledger = seen.lock().unwrap();
-        match &info.data {
-            Some(gst::PadProbeData::Buffer(buffer)) => {
-                let found = (buffer.pts(), buffer.offset());
-                ledger.left += 1;
-                let expected = ledger.held.pop_front();
-                if expected != Some(found) {
-                    ledger.problem(format!("frame {found:?} comes out, expected {expected:?}"));
-                }
-            }
-            // Nothing that ends a run may overtake its frames.
-            Some(gst::PadProbeData::Event(event)) => {
-                let ends = [
-                    gst::EventType::Eos,
-                    gst::EventType::Caps,
-                    gst::EventType::Segment,
-                    gst::EventType::StreamStart,
-                ];
-                if ends.contains(&event.type_()) && !ledger.held.is_empty() {
-                    let (kind, held) = (event.type_(), ledger.held.len());
-                    ledger.problem(format!("{kind} overtakes {held} frames"));
-                }
-            }
-            _ => {}
-        }
-        gst::PadProbeReturn::Ok
-    });
-    ledger
 }
 
 /// While the flag that it gives is set, buffers get none to three faces, which come, go and move.
@@ -149,66 +60,26 @@ fn tell_faces(element: &gst::Element) -> Arc<AtomicBool> {
     flag
 }
 
-/// Every 50th run of the streaming thread fails, and every 70th takes long, while the flag is set.
-fn fail_now_and_then(failing: &Arc<AtomicBool>) {
-    thread_local! {
-        static IS_SET: Cell<bool> = const { Cell::new(false) };
-    }
-    if IS_SET.replace(true) {
-        return;
-    }
-    let (failing, mut run) = (failing.clone(), 0u32);
-    faults::set(move || {
-        run += 1;
-        match run {
-            _ if !failing.load(Ordering::SeqCst) => None,
-            _ if run.is_multiple_of(50) => Some(Fault::Error(INJECTED)),
-            _ if run.is_multiple_of(70) => Some(Fault::Slow(Duration::from_millis(150))),
-            _ => None,
-        }
-    });
-}
-
-/// Bytes of this process in memory, without what the allocator keeps for itself.
-fn resident() -> f64 {
-    unsafe extern "C" {
-        fn malloc_trim(pad: usize) -> i32;
-    }
-    // SAFETY: it takes a number, and gives free memory back to the system.
-    unsafe { malloc_trim(0) };
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
-    (pages * 4096) as f64
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect(name))
-}
-
 /// The pipeline, and what is drawn for it.
-struct Soak {
+pub struct Soak {
     pipeline: gst::Pipeline,
     source: gst::Element,
     filter: gst::Element,
     element: gst::Element,
     sink: gst::Element,
-    ledger: Arc<Mutex<Ledger>>,
+    pub ledger: Arc<Mutex<Ledger>>,
     failing: Arc<AtomicBool>,
     random: Random,
     live: bool,
     ended: bool,
     /// Buffers get faces of upstream.
     tells_faces: Arc<AtomicBool>,
-    steps: u64,
-    log: VecDeque<String>,
+    pub steps: u64,
+    /// Changes to PLAYING that GStreamer lost.
+    pub lost_changes: u64,
+    pub log: VecDeque<String>,
     /// Resident memory each time when the pipeline was in NULL, where no frame is held that comes and goes with the caps.
-    memory: Vec<f64>,
+    pub memory: Vec<f64>,
 }
 
 impl Drop for Soak {
@@ -218,18 +89,10 @@ impl Drop for Soak {
 }
 
 impl Soak {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         gst::init().unwrap();
         gstdvface::plugin_register_static().unwrap();
-        let library = match std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
-            Some(path) => PathBuf::from(path),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/libonnxruntime.so"),
-        };
-        assert!(
-            library.is_file(),
-            "no ONNX Runtime at {}: run `make build`",
-            library.display()
-        );
+        let library = runtime_library();
         let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/brighter");
         let pipeline = gst::parse::launch(&format!(
             "videotestsrc name=source ! capsfilter name=filter caps-change-mode=delayed ! queue max-size-buffers=20 ! \
@@ -265,6 +128,7 @@ impl Soak {
             ended: false,
             tells_faces,
             steps: 0,
+            lost_changes: 0,
             log: VecDeque::new(),
             memory: Vec::new(),
         };
@@ -297,7 +161,7 @@ impl Soak {
         self.tells_faces.store(region == "meta", Ordering::SeqCst);
     }
 
-    fn play(&mut self) {
+    pub fn play(&mut self) {
         self.ended = false;
         while self.pipeline.set_state(gst::State::Playing).is_err() {
             let bus = self.pipeline.bus().unwrap();
@@ -312,12 +176,12 @@ impl Soak {
     }
 
     /// Down to `state`, after which nothing of before may come.
-    fn stop(&mut self, state: gst::State) {
+    pub fn stop(&mut self, state: gst::State) {
         self.pipeline.set_state(state).unwrap();
         self.ledger.lock().unwrap().clear();
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.steps += 1;
         match self.random.below(100) {
             // A live source gives nothing in PAUSED, where a pipeline waits after a seek: with no element of ours it waits, too.
@@ -428,15 +292,26 @@ impl Soak {
     }
 
     /// Lets frames flow for a moment, which they must.
-    fn flow(&mut self) {
+    pub fn flow(&mut self) {
         let (entered, before) = {
             let ledger = self.ledger.lock().unwrap();
             (ledger.entered, ledger.left)
         };
         std::thread::sleep(Duration::from_millis(3 + self.random.below(40)));
         let start = Instant::now();
+        let mut lost_since = None;
         loop {
             self.listen();
+            if stall::lost_change(&self.pipeline) {
+                if lost_since.get_or_insert_with(Instant::now).elapsed() > LOST {
+                    self.say("a change to PLAYING is lost: ready and on".into());
+                    self.lost_changes += 1;
+                    self.stop(gst::State::Ready);
+                    self.play();
+                }
+            } else {
+                lost_since = None;
+            }
             let ledger = self.ledger.lock().unwrap();
             assert!(ledger.problems.is_empty(), "{:?}", ledger.problems);
             if ledger.left > before || self.ended {
@@ -457,70 +332,6 @@ impl Soak {
     }
 }
 
-#[test]
-fn soak() {
-    let seconds = number("DVFACE_SOAK_SECONDS").unwrap_or(120);
-    let seed = number("DVFACE_SOAK_SEED").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap();
-        now.as_secs()
-    });
-    println!("DVFACE_SOAK_SEED={seed}, {seconds} s");
-    let mut soak = Soak::new(seed);
-    let heart = Arc::new(AtomicU64::new(0));
-    watchdog(seed, &heart);
-    soak.play();
-    let start = Instant::now();
-    let end = start + Duration::from_secs(seconds);
-    while Instant::now() < end {
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            soak.step();
-            soak.flow();
-        }));
-        if let Err(panic) = done {
-            println!(
-                "DVFACE_SOAK_SEED={seed}, step {}: the last steps were {:#?}",
-                soak.steps, soak.log
-            );
-            std::panic::resume_unwind(panic);
-        }
-        heart.fetch_add(1, Ordering::SeqCst);
-    }
-    soak.stop(gst::State::Null);
-    let (steps, ledger) = (soak.steps, soak.ledger.lock().unwrap());
-    let memory = &soak.memory;
-    let quarter = memory.len() / 4;
-    assert!(quarter > 2, "DVFACE_SOAK_SEED={seed}: too short to tell of memory");
-    let (early, late) = (median(&memory[quarter..quarter * 2]), median(&memory[quarter * 3..]));
-    let growth = late / early - 1.0;
-    println!(
-        "DVFACE_SOAK_SEED={seed}: {steps} steps in {seconds} s; {} frames in, {} out, {} taken by flushes and stops; resident \
-         {:.1} MB, then {:.1} MB ({:+.2}%)",
-        ledger.entered,
-        ledger.left,
-        ledger.flushed,
-        early / 1e6,
-        late / 1e6,
-        growth * 100.0
-    );
-    assert_eq!(ledger.entered, ledger.left + ledger.flushed, "DVFACE_SOAK_SEED={seed}");
-    assert!(
-        ledger.problems.is_empty(),
-        "DVFACE_SOAK_SEED={seed}: {:?}",
-        ledger.problems
-    );
-    assert!(
-        steps as f64 > seconds as f64,
-        "DVFACE_SOAK_SEED={seed}: it hardly moves"
-    );
-    assert!(
-        growth < GROWTH,
-        "DVFACE_SOAK_SEED={seed}: resident memory grows by {:.2}%",
-        growth * 100.0
-    );
-}
-
 /// Waits for a debugger, for as many seconds as `DVFACE_SOAK_HOLD` says.
 fn hold() {
     if let Some(seconds) = number("DVFACE_SOAK_HOLD") {
@@ -530,23 +341,4 @@ fn hold() {
         );
         std::thread::sleep(Duration::from_secs(seconds));
     }
-}
-
-/// Ends the process where a step hangs: nothing else could.
-fn watchdog(seed: u64, heart: &Arc<AtomicU64>) {
-    let heart = heart.clone();
-    std::thread::spawn(move || {
-        let mut last = (0, Instant::now());
-        loop {
-            std::thread::sleep(Duration::from_secs(1));
-            let beat = heart.load(Ordering::SeqCst);
-            if beat != last.0 {
-                last = (beat, Instant::now());
-            }
-            if last.1.elapsed() > STALL * 3 {
-                eprintln!("DVFACE_SOAK_SEED={seed}: a step hangs");
-                std::process::abort();
-            }
-        }
-    });
 }
