@@ -5,6 +5,12 @@ use super::*;
 use crate::bundle::Bundle;
 use crate::runtime::{self, ProviderOptions, SessionCache};
 
+/// Both ways, that of a GPU with the memory of the CPU. ONNX Runtime is loaded first: memory can be told only then.
+fn places() -> [Place; 2] {
+    runtime::environment(&runtime_library()).unwrap();
+    [Place::Host, Place::Device(MemoryInfo::default())]
+}
+
 /// For the bundle `name` of tests/bundles, with tensors between graphs at `place`.
 fn restorer(name: &str, frames: usize, place: Place) -> Restorer {
     let environment = runtime::environment(&runtime_library()).unwrap();
@@ -96,7 +102,7 @@ fn bound_to_memory_or_not_the_frames_are_the_same() {
 
 #[test]
 fn an_interrupt_ends_runs_until_each_reason_is_cleared() {
-    for place in [Place::Host, Place::Device(MemoryInfo::default())] {
+    for place in places() {
         let mut restorer = restorer("brighter", 5, place);
         let frames = window(&restorer, 0);
         let interrupt = restorer.interrupt.clone();
@@ -112,7 +118,7 @@ fn an_interrupt_ends_runs_until_each_reason_is_cleared() {
 
 #[test]
 fn a_run_that_fails_names_its_graph_and_is_no_end() {
-    for place in [Place::Host, Place::Device(MemoryInfo::default())] {
+    for place in places() {
         let mut restorer = restorer("failing", 5, place);
         let error = restorer
             .restore(&vec![250; restorer.window_bytes()])

@@ -225,7 +225,7 @@ fn the_statistics_tell_what_was_done() {
     );
     let conversion = stats.get::<f64>("conversion-total-ms").unwrap();
     assert!(conversion > 0.0 && conversion < 60e3, "{conversion}");
-    assert_eq!(names(&stats).len(), 11 + 8);
+    assert_eq!(names(&stats).len(), 12 + 8);
 
     // Of this start, not of the one before.
     rig.element.set_state(gst::State::Ready).unwrap();
