@@ -103,8 +103,10 @@ class LightEncoder(nn.Module):
         self.mix_bias = nn.Parameter(encoder.mix.bias.detach(), requires_grad=False)
         # The latent's mean; the channels of the context, which the DiT fills, are zero.
         self.head = nn.Conv2d(encoder.head.in_channels, vae.channels, 3, padding=1)
-        for made, trained in ((self.head.weight, encoder.head.weight), (self.head.bias, encoder.head.bias)):
-            made.requires_grad_(False).zero_()[: vae.latent_channels] = trained.detach()[: vae.latent_channels]
+        weight, bias = (getattr(encoder.head, name).detach()[: vae.latent_channels] for name in ("weight", "bias"))
+        more = vae.channels - vae.latent_channels
+        self.head.weight = nn.Parameter(F.pad(weight, (0, 0) * 3 + (0, more)), requires_grad=False)
+        self.head.bias = nn.Parameter(F.pad(bias, (0, more)), requires_grad=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         # The first frame stands alone and fills its group.
