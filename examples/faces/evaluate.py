@@ -34,9 +34,6 @@ MAX_TURN = 1.2
 """The element's default of max-turn."""
 TURNING = 5
 """Which of the clips is the one of a head that turns away."""
-TURN_FRAMES = 40
-"""Frames of it that are shown, from the last one backwards: it turns to the camera, so here away and back."""
-
 Box = tuple[float, float, float, float]
 """Left, top, width, height in pixels."""
 Path2d = Callable[[float], tuple[float, float]]
@@ -114,7 +111,7 @@ def background() -> np.ndarray:
     return soft
 
 
-def build(people: list[Person], clips: list[np.ndarray], truths: list[np.ndarray], frames: int):
+def build(people: list[Person], clips: dict[int, np.ndarray], truths: dict[int, np.ndarray], frames: int):
     """Frames u8 [T, H, W, 3], and for each frame the box of each person who is to be seen, else None."""
     wall = background()
     scene, boxes = [], []
@@ -287,20 +284,22 @@ def main() -> None:
     parser.add_argument("--detector", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=72)
     parser.add_argument("--intervals", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--only", default="", help="part of the names of the clips to make")
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of the clips to make")
     parser.add_argument("--psnr", action="store_true", help="restore with dvface-nano, and measure")
     parser.add_argument("--pictures", type=Path, help="folder for input and output of some frames (with --psnr)")
     args = parser.parse_args()
     network = cv2.FaceDetectorYN.create(str(args.detector), "", (320, 320), 0.7)
-    clips = [read_video(path) for path in args.clips]
-    clips.append(read_video(args.turning)[::-1][:TURN_FRAMES])
-    truths = [truth_of(clip, network) for clip in clips]
+    wanted = {name: people for name, people in scenes().items() if any(part in name for part in args.only)}
+    paths = [*args.clips, args.turning]
+    clips = {at: read_video(paths[at]) for at in {person.clip for people in wanted.values() for person in people}}
+    if TURNING in clips:
+        # It turns to the camera; shown from the last frame backwards it turns away, and back where frames are enough.
+        clips[TURNING] = clips[TURNING][::-1]
+    truths = {at: truth_of(clip, network) for at, clip in clips.items()}
     psnr = " PSNR in | matched colours | own colours |" if args.psnr else ""
     print(f"| clip | method | recall | changes of identity | error, px | step, px |{psnr}")
     print("|---|---|---|---|---|---|" + "---|" * 3 * args.psnr)
-    for name, people in scenes().items():
-        if args.only not in name:
-            continue
+    for name, people in wanted.items():
         clean, truth = build(people, clips, truths, args.frames)
         scene = degrade(clean)
         small = [cv2.resize(frame, (320, 180), interpolation=cv2.INTER_LINEAR) for frame in scene]
