@@ -146,7 +146,8 @@ fn play(name: &str, source: &str, model: &str, seconds: u64, change: impl FnOnce
 
     pipeline.set_state(gst::State::Playing).unwrap();
     let bus = pipeline.bus().unwrap();
-    let end = Instant::now() + Duration::from_secs(seconds);
+    // From the first frame on: before that the element measures how long a window takes.
+    let mut end = None;
     let mut qos_messages = 0;
     let mut ended = false;
     while !ended {
@@ -166,7 +167,10 @@ fn play(name: &str, source: &str, model: &str, seconds: u64, change: impl FnOnce
                 _ => {}
             }
         }
-        if Instant::now() >= end {
+        if end.is_none() && entered.load(Ordering::SeqCst) > 0 {
+            end = Some(Instant::now() + Duration::from_secs(seconds));
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
             // Upstream ends; what is held comes out.
             let sent = pipeline.send_event(gst::event::Eos::new());
             assert!(sent, "{name}");

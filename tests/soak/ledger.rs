@@ -41,19 +41,21 @@ impl Ledger {
 }
 
 /// Whether downstream takes nothing any more: sinks go down first, and what is pushed meanwhile is lost, here as with any
-/// element. The stop that goes on takes it.
-fn is_cut_off(src: &gst::Pad) -> bool {
-    let is_flushing = |peer: gst::Pad| peer.pad_flags().contains(gst::PadFlags::FLUSHING);
-    src.peer().is_none_or(is_flushing)
+/// element. The stop that goes on takes it. A queue in between gives a push back as soon as the sink, `end`, is down, long
+/// before it is down itself.
+fn is_cut_off(src: &gst::Pad, end: &gst::Pad) -> bool {
+    let is_flushing = |pad: &gst::Pad| pad.pad_flags().contains(gst::PadFlags::FLUSHING);
+    is_flushing(end) || src.peer().is_none_or(|peer| is_flushing(&peer))
 }
 
-/// Watches both pads of the element.
-pub fn watch(element: &gst::Element, failing: &Arc<AtomicBool>) -> Arc<Mutex<Ledger>> {
+/// Watches both pads of the element; `sink` is the last element of its pipeline.
+pub fn watch(element: &gst::Element, sink: &gst::Element, failing: &Arc<AtomicBool>) -> Arc<Mutex<Ledger>> {
     let ledger: Arc<Mutex<Ledger>> = Arc::default();
     let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::EVENT_FLUSH;
     let (seen, failing) = (ledger.clone(), failing.clone());
     let src = element.static_pad("src").unwrap();
-    let out = src.clone();
+    let end = sink.static_pad("sink").unwrap();
+    let (out, out_end) = (src.clone(), end.clone());
     element.static_pad("sink").unwrap().add_probe(kinds, move |_, info| {
         fail_now_and_then(&failing);
         let mut ledger = seen.lock().unwrap();
@@ -61,7 +63,7 @@ pub fn watch(element: &gst::Element, failing: &Arc<AtomicBool>) -> Arc<Mutex<Led
             Some(gst::PadProbeData::Buffer(buffer)) => {
                 ledger.entered += 1;
                 ledger.held.push_back((buffer.pts(), buffer.offset()));
-                if ledger.held.len() > WINDOW && !is_cut_off(&out) {
+                if ledger.held.len() > WINDOW && !is_cut_off(&out, &out_end) {
                     let held = ledger.held.len();
                     ledger.problem(format!("{held} frames are held"));
                 }
@@ -73,7 +75,7 @@ pub fn watch(element: &gst::Element, failing: &Arc<AtomicBool>) -> Arc<Mutex<Led
     });
     let seen = ledger.clone();
     src.add_probe(kinds, move |pad, info| {
-        if is_cut_off(pad) {
+        if is_cut_off(pad, &end) {
             return gst::PadProbeReturn::Ok;
         }
         let mut ledger = seen.lock().unwrap();

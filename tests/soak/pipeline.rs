@@ -114,7 +114,7 @@ impl Soak {
         );
         let failing = Arc::new(AtomicBool::new(true));
         let tells_faces = tell_faces(&element);
-        let ledger = watch(&element, &failing);
+        let ledger = watch(&element, &sink, &failing);
         let mut soak = Self {
             pipeline,
             source,
