@@ -43,7 +43,7 @@ def lively_model(**fusion: str) -> DVFace:
     model = DVFace(small_config(**fusion)).eval()
     decoder = model.vae.decoder
     layers = [model.dit.head.head, decoder.residual_head, decoder.gain.mlp[-1], decoder.detail.head]
-    layers += [model.vae.encoder.context, *(exchange.conv for exchange in decoder.exchanges)]
+    layers += [exchange.conv for exchange in decoder.exchanges]
     if model.dit.fusions is not None:
         layers.append(model.dit.fusions[0].attn.o)
     for layer in layers:
@@ -91,7 +91,7 @@ def half_bundle(tmp_path_factory, frames) -> tuple[Path, export.Report]:
     with torch.no_grad():
         model.vae.encoder.stem.bias[0] = 40_000.0
         encoder = model.vae.encoder
-        for layer in (encoder.block.conv1, encoder.mix, encoder.head, encoder.context):
+        for layer in (encoder.block.conv1, encoder.mix, encoder.head):
             layer.weight[:, :: model.config.vae.width] = 0.0
     return out, export.export_bundle(model, out, frames, dtype="f16")
 
