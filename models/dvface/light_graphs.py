@@ -101,12 +101,12 @@ class LightEncoder(nn.Module):
         self.block = encoder.block
         self.mix = nn.Parameter(encoder.mix.weight.detach()[:, :, 0, 0].T.contiguous(), requires_grad=False)
         self.mix_bias = nn.Parameter(encoder.mix.bias.detach(), requires_grad=False)
-        # The latent's mean; the channels of the context, which the DiT fills, are zero.
-        self.head = nn.Conv2d(encoder.head.in_channels, vae.channels, 3, padding=1)
-        weight, bias = (getattr(encoder.head, name).detach()[: vae.latent_channels] for name in ("weight", "bias"))
-        more = vae.channels - vae.latent_channels
-        self.head.weight = nn.Parameter(F.pad(weight, (0, 0) * 3 + (0, more)), requires_grad=False)
-        self.head.bias = nn.Parameter(F.pad(bias, (0, more)), requires_grad=False)
+        # The latent's mean, without the log-variance.
+        self.context_channels = vae.context_channels
+        self.head = nn.Conv2d(encoder.head.in_channels, vae.latent_channels, 3, padding=1)
+        for name in ("weight", "bias"):
+            trained = getattr(encoder.head, name).detach()[: vae.latent_channels]
+            setattr(self.head, name, nn.Parameter(trained, requires_grad=False))
 
     def forward(self, frames: Tensor) -> Tensor:
         # The first frame stands alone and fills its group.
@@ -119,7 +119,9 @@ class LightEncoder(nn.Module):
         x = res_block(self.block, x)
         neighbours = torch.cat([shifted(x, 1), x, shifted(x, -1)], dim=-1)
         x = x + F.relu(neighbours @ self.mix + self.mix_bias)
-        return self.head(x.permute(0, 3, 1, 2)).transpose(0, 1)[None]
+        latent = self.head(x.permute(0, 3, 1, 2)).transpose(0, 1)[None]
+        # The DiT fills the context.
+        return F.pad(latent, (0, 0) * 3 + (0, self.context_channels)) if self.context_channels else latent
 
 
 class PixelHead(nn.Module):

@@ -15,12 +15,12 @@ def nano() -> dict[str, GraphCost]:
 
 def test_encoder_of_nano_by_hand(nano):
     """T = 17 frames in 5 groups of 4, 64x64 cells of 8x8 pixels, width 96: stem, two 3x3, mix of 3 neighbours, and
-    the heads without the log-variance, which no graph gives."""
+    the head without the log-variance, which no graph gives."""
     vae = load_config("nano").vae
     places, width = 5 * 64 * 64, vae.width
-    products = 12 * 64 * width + 2 * 9 * width * width + 3 * width * width + 9 * width * vae.channels
+    products = 12 * 64 * width + 2 * 9 * width * width + 3 * width * width + 9 * width * vae.latent_channels
     assert nano["encoder"].flops == 2 * places * products
-    weights = products + width * 4 + vae.channels
+    weights = products + width * 4 + vae.latent_channels
     assert nano["encoder"].parameters == weights
 
 
@@ -35,7 +35,7 @@ def test_nano_is_light_enough(nano):
 
 def test_every_parameter_that_is_used_is_counted(nano):
     """All but the decoder's head of the first stage, which has no degraded frames, the encoder's log-variance, and
-    biases that are added to others; and the zeros of the context's channels."""
+    biases that are added to others."""
     with torch.device("meta"):
         model = DVFace(load_config("nano"))
 
@@ -45,9 +45,7 @@ def test_every_parameter_that_is_used_is_counted(nano):
     encoder, decoder = model.vae.encoder, model.vae.decoder
     unused = size(*decoder.head.parameters()) + size(*encoder.head.parameters()) // 2
     added = size(decoder.fidelity.bias, decoder.detail.stem.bias, decoder.detail.head.bias)
-    head, context = encoder.head, model.config.vae.context_channels
-    zeros = context * (head.weight[0].numel() + 1)
-    assert total(nano).parameters == size(*model.parameters()) - unused - added + zeros
+    assert total(nano).parameters == size(*model.parameters()) - unused - added
 
 
 def test_table_has_all_graphs_and_the_sum(nano):
