@@ -549,18 +549,23 @@ class ClipDataset:
     def pairs_of(self, preset: str, frames: int) -> list[dict]:
         """Index lines of a preset with at least `frames` frames, in a fixed shuffled order."""
         lines = [line for line in self.pairs if line["frames"] >= frames]
-        if preset in FRESH:
-            return list({line["id"]: line for line in reversed(lines)}.values())[::-1]
-        return [line for line in lines if line["preset"] == preset]
+        if preset not in FRESH:
+            return [line for line in lines if line["preset"] == preset]
+        first: dict[str, dict] = {}  # of each clip: any line has its clean side
+        for line in lines:
+            first.setdefault(line["id"], line)
+        return list(first.values())
 
     def pair(self, line: dict, preset: str, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3]."""
-        clean, degraded = (
-            np.array(np.load(self.cache / line[k], mmap_mode="r")[:frames]) for k in ("clean", "degraded")
-        )
+        clean = self._whole(line["clean"], frames)
         if preset in FRESH:
-            degraded = Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
-        return clean, degraded
+            return clean, Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
+        return clean, self._whole(line["degraded"], frames)
+
+    def _whole(self, name: str, frames: int) -> np.ndarray:
+        """The first frames of an array of the cache, in memory."""
+        return np.array(np.load(self.cache / name, mmap_mode="r")[:frames])
 
     def validation(self, frames: int = 17) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
         """All entries with at least `frames` frames as (clean, degraded, index line), in a fixed shuffled order.
@@ -570,8 +575,7 @@ class ClipDataset:
         """
         for line in self.pairs:
             if line["frames"] >= frames:
-                clean, degraded = (np.load(self.cache / line[k], mmap_mode="r") for k in ("clean", "degraded"))
-                yield np.array(clean[:frames]), np.array(degraded[:frames]), line
+                yield *self.pair(line, line["preset"], frames), line
 
 
 def main(argv: list[str] | None = None) -> int:

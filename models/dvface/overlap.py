@@ -15,16 +15,15 @@ import shutil
 import sys
 import tempfile
 import tomllib
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .degradation import PRESETS, Degradation
+from .cases import Case
+from .degradation import PRESETS
 from .gstreamer import has_element, restore
 from .metrics import check_pair, psnr_frames
-from .video import read_video
 from .warp_error import warp_error
 
 
@@ -141,8 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
             bundles = {overlap: with_overlap(args.model, overlap, Path(folder)) for overlap in args.overlaps}
             for preset in args.presets:
                 for path in args.clips:
-                    truth = read_video(path, count=args.frames)
-                    degraded = Degradation(preset, zlib.crc32(f"{path.name}:{preset}".encode()))(truth)
+                    degraded, truth = Case("", preset, path.name, path, None).read(args.frames)
                     for overlap, bundle in bundles.items():
                         restored = restore(str(bundle), degraded, properties=tuple(args.property))
                         row = figures(restored, degraded, truth, seams(len(truth), window, overlap))
