@@ -120,22 +120,26 @@ fn another_model_has_the_latency_of_its_own_window() {
     assert_eq!(rig.errors(), []);
 }
 
+/// The pipeline of a launch line with `element` between what it names `in` and `out`.
+fn pipeline_with(element: &gst::Element, line: &str) -> gst::Pipeline {
+    let pipeline = gst::parse::launch(line).unwrap().downcast::<gst::Pipeline>().unwrap();
+    let [before, after] = ["in", "out"].map(|name| pipeline.by_name(name).unwrap());
+    before.unlink(&after);
+    pipeline.add(element).unwrap();
+    gst::Element::link_many([&before, element, &after]).unwrap();
+    pipeline
+}
+
 /// The same in a pipeline that plays: its own latency follows the message.
 #[test]
 fn a_pipeline_follows_the_window_of_another_model() {
     let element = rig::element("brighter");
     element.set_property("processing-deadline", DEADLINE.nseconds());
-    let pipeline = gst::parse::launch(
+    let pipeline = pipeline_with(
+        &element,
         "videotestsrc is-live=true ! video/x-raw,format=RGB,width=32,height=32,framerate=25/1 ! identity name=in ! \
          queue name=out ! fakesink name=sink sync=true processing-deadline=0",
-    )
-    .unwrap()
-    .downcast::<gst::Pipeline>()
-    .unwrap();
-    let [before, after] = ["in", "out"].map(|name| pipeline.by_name(name).unwrap());
-    before.unlink(&after);
-    pipeline.add(&element).unwrap();
-    gst::Element::link_many([&before, &element, &after]).unwrap();
+    );
     let bus = pipeline.bus().unwrap();
     for (model, window) in [("brighter", 5), ("brighter-long", 17), ("brighter", 5)] {
         pipeline.set_state(gst::State::Ready).unwrap();
@@ -257,17 +261,11 @@ fn extreme_settings_are_no_overflow() {
 fn a_live_pipeline_is_in_time() {
     let element = rig::element("brighter");
     element.set_property("processing-deadline", ClockTime::from_mseconds(400).nseconds());
-    let pipeline = gst::parse::launch(
+    let pipeline = pipeline_with(
+        &element,
         "videotestsrc is-live=true num-buffers=12 pattern=black ! video/x-raw,format=RGB,width=32,height=32,framerate=25/1 \
          ! identity name=in ! queue name=out ! fakesink name=sink sync=true",
-    )
-    .unwrap()
-    .downcast::<gst::Pipeline>()
-    .unwrap();
-    let [before, after] = ["in", "out"].map(|name| pipeline.by_name(name).unwrap());
-    before.unlink(&after);
-    pipeline.add(&element).unwrap();
-    gst::Element::link_many([&before, &element, &after]).unwrap();
+    );
     pipeline.set_state(gst::State::Playing).unwrap();
     let bus = pipeline.bus().unwrap();
     let message = bus
