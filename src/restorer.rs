@@ -4,7 +4,7 @@
 pub mod faults;
 #[cfg(test)]
 #[path = "../tests/common/library.rs"]
-mod library;
+pub(crate) mod library;
 #[cfg(test)]
 mod tests;
 

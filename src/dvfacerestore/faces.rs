@@ -193,7 +193,6 @@ impl Way {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use gst_video::{VideoFormat, VideoFrameRef};
@@ -214,8 +213,7 @@ mod tests {
     fn cost_of_a_face() {
         const FRAMES: u32 = 200;
         gst::init().unwrap();
-        let library = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH");
-        let environment = crate::runtime::environment(Path::new(&library)).unwrap();
+        let environment = crate::runtime::environment(&crate::restorer::library::runtime_library()).unwrap();
         let info = VideoInfo::builder(VideoFormat::I420, 1280, 720).build().unwrap();
         let settings = Settings {
             region: Region::Detect,
