@@ -1,4 +1,4 @@
-"""Training data: builds a cache of clean and degraded clips, and samples crops from it.
+"""Training data: builds a cache of clean and degraded clips, which clips.py draws samples from.
 
     python -m dvface.data --data DIR [DIR ...] --out models/cache
 
@@ -25,7 +25,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -35,18 +34,13 @@ import cv2
 import numpy as np
 
 from dvface.camera import photo_clip
-from dvface.degradation import PRESETS, Degradation
+from dvface.degradation import Degradation
 from dvface.lighting import random_light, relight
 from dvface.video import clip_info, read_video
 
 INDEX = "index.jsonl"
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-FRESH = ("soft",)
-"""Presets that the cache has not: cheap enough to be made when they are drawn, so no two samples are alike."""
-STAGE_LIGHT = 0.06
-"""Least gain of a colour in recoloured samples: almost one colour alone, as under stage lights."""
-DEFAULT_MIX = {"strong": 0.5, "medium": 0.3, "light": 0.1, "clean": 0.1}
 
 
 class EvaluationDataError(ValueError):
@@ -311,12 +305,12 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
     if len(kept) < len(photos):
         notes.append(f"{len(photos) - len(kept)} of {len(photos)} photos left out: beyond {options.max_gib} GiB")
     # Clips and photos of the held-out part alternate, so that the first few entries show both.
-    validation.sort(key=lambda job: _shuffled(job.id))
+    validation.sort(key=lambda job: shuffled(job.id))
     jobs = [replace(job, relit_every=options.relit_every) for job in validation + first + kept + later]
     return jobs, notes
 
 
-def _shuffled(identity: str) -> tuple[int, str]:
+def shuffled(identity: str) -> tuple[int, str]:
     """Sort key of a fixed shuffled order."""
     return stable_hash(identity + "/order"), identity
 
@@ -454,128 +448,6 @@ def summary(lines: list[dict]) -> str:
         mean = np.mean([line["psnr"] for line in group])
         rows.append(f"{split:<11}{kind:<7}{preset:<8}{len(group):>8}{frames:>8}{people:>8}{mean:>9.2f}")
     return "\n".join(rows)
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-class ClipDataset:
-    """Pairs of clean and degraded clips of one split of a cache, memory-mapped.
-
-    mix: weight of each preset in `sample`; `clean` is the clean clip as its own degraded version, and those of FRESH
-    are made from the clean clip. Others that the cache lacks are left out. photo_probability: how often a sample comes
-    from a photo rather than from a clip. recoloured: share of samples that are seen in other colours.
-    FileNotFoundError if the cache has no entry of that split; ValueError for an unknown preset.
-    """
-
-    def __init__(
-        self,
-        cache: str | Path,
-        split: str = "train",
-        mix: Mapping[str, float] | None = None,
-        photo_probability: float = 0.4,
-        recoloured: float = 0.0,
-    ) -> None:
-        self.cache, self.split, self.recoloured = Path(cache), split, recoloured
-        self.mix = dict(DEFAULT_MIX if mix is None else mix)
-        unknown = set(self.mix) - set(PRESETS)
-        if unknown or any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
-            raise ValueError(f"mix: expected weights for {', '.join(PRESETS)}, found {self.mix}")
-        self.photo_probability = photo_probability
-        self.refresh()
-
-    def refresh(self) -> int:
-        """Read the index again, for a cache that is still being built; returns the number of pairs."""
-        lines = [line for line in read_index(self.cache) if line["split"] == self.split]
-        # The builder's processes finish in any order; this one is the same on every machine.
-        self.pairs = sorted(lines, key=lambda line: (_shuffled(line["id"]), line["degraded"]))
-        self._groups: dict[int, dict[tuple[str, str], tuple[float, list[dict]]]] = {}
-        if not self.pairs:
-            raise FileNotFoundError(f"{self.cache / INDEX}: no entry of split {self.split!r}")
-        return len(self.pairs)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def _choices(self, frames: int) -> dict[tuple[str, str], tuple[float, list[dict]]]:
-        """Weight and pairs of at least `frames` frames, for each (kind, preset) of the mix that the cache has."""
-        if frames not in self._groups:
-            groups = {}
-            for kind, share in (("photo", self.photo_probability), ("video", 1 - self.photo_probability)):
-                pairs = [line for line in self.pairs if line["kind"] == kind and line["frames"] >= frames]
-                for preset, weight in self.mix.items():
-                    # Any pair has a clean side.
-                    lines = pairs if preset in ("clean", *FRESH) else [x for x in pairs if x["preset"] == preset]
-                    if share * weight > 0 and lines:
-                        groups[kind, preset] = (share * weight, lines)
-            self._groups[frames] = groups
-        return self._groups[frames]
-
-    def sample(self, rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """A random crop: (clean, degraded), uint8 [frames, size, size, 3] each, contiguous, at the same place.
-
-        The corner is a multiple of 8 pixels, so that codec blocks keep their place; flipped left-right and reversed in
-        time with probability one half each. ValueError if no entry has that many frames or pixels.
-        """
-        groups = self._choices(frames)
-        if not groups or size > self.pairs[0]["size"]:
-            raise ValueError(f"sample: no {self.split} entry of {frames} frames of {size}x{size} for mix {self.mix}")
-        keys = list(groups)
-        weights = np.array([groups[key][0] for key in keys])
-        kind, preset = keys[int(rng.choice(len(keys), p=weights / weights.sum()))]
-        lines = groups[kind, preset][1]
-        line = lines[int(rng.integers(len(lines)))]
-        first = int(rng.integers(line["frames"] - frames + 1))
-        top, left = (8 * int(v) for v in rng.integers((line["size"] - size) // 8 + 1, size=2))
-        where = (slice(first, first + frames), slice(top, top + size), slice(left, left + size))
-        mirrored, reverse = rng.uniform(size=2) < 0.5
-
-        def cut(name: str) -> np.ndarray:
-            crop = np.load(self.cache / name, mmap_mode="r")[where][:: -1 if reverse else 1]
-            # cv2.flip: NumPy copies a mirrored picture byte by byte.
-            return np.stack([cv2.flip(np.ascontiguousarray(frame), 1) if mirrored else frame for frame in crop])
-
-        clean = cut(line["clean"])
-        if preset in FRESH:
-            degraded = Degradation(preset, int(rng.integers(2**53)))(clean)
-        else:
-            degraded = clean.copy() if preset == "clean" else cut(line["degraded"])
-        # No draw where it is off: the samples of a seed stay what they were.
-        if self.recoloured and rng.uniform() < self.recoloured:
-            light, order = random_light(rng, STAGE_LIGHT), rng.permutation(3)
-            clean, degraded = (relight(video[..., order], *light) for video in (clean, degraded))
-        return clean, degraded
-
-    def pairs_of(self, preset: str, frames: int) -> list[dict]:
-        """Index lines of a preset with at least `frames` frames, in a fixed shuffled order."""
-        lines = [line for line in self.pairs if line["frames"] >= frames]
-        if preset not in FRESH:
-            return [line for line in lines if line["preset"] == preset]
-        first: dict[str, dict] = {}  # of each clip: any line has its clean side
-        for line in lines:
-            first.setdefault(line["id"], line)
-        return list(first.values())
-
-    def pair(self, line: dict, preset: str, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3]."""
-        clean = self._whole(line["clean"], frames)
-        if preset in FRESH:
-            return clean, Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
-        return clean, self._whole(line["degraded"], frames)
-
-    def _whole(self, name: str, frames: int) -> np.ndarray:
-        """The first frames of an array of the cache, in memory."""
-        return np.array(np.load(self.cache / name, mmap_mode="r")[:frames])
-
-    def validation(self, frames: int = 17) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
-        """All entries with at least `frames` frames as (clean, degraded, index line), in a fixed shuffled order.
-
-        The presets of one clip follow each other.
-        The arrays are the first `frames` frames, uint8 [frames, H, W, 3], whole pictures; the line has `preset`.
-        """
-        for line in self.pairs:
-            if line["frames"] >= frames:
-                yield *self.pair(line, line["preset"], frames), line
 
 
 def main(argv: list[str] | None = None) -> int:

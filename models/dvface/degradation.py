@@ -379,6 +379,17 @@ def _video(frames: list[np.ndarray], draw: dict[str, Any]) -> list[np.ndarray]:
     ]  # fmt: skip
 
 
+def encode(clip: np.ndarray, bits: float, codec: str = "libx264") -> np.ndarray:
+    """A clip, uint8 RGB [T, H, W, 3] with even sides, through a video codec with `bits` per frame of 512x512 (other
+    sizes in proportion to their area); the same shape, a new array."""
+    height, width = clip.shape[1:3]
+    return np.stack(_video(list(clip), {"codec": codec, "bits": _bits_of(bits, height * width)}))
+
+
+def _bits_of(bits: float, area: int) -> int:
+    return max(1000, int(bits * area / _REFERENCE_AREA))
+
+
 # --- drawing --------------------------------------------------------------------------------------------------------
 
 
@@ -434,7 +445,7 @@ def _draw_video(step: Video, rng: np.random.Generator, area: int) -> dict[str, A
     return {
         "op": "video",
         "codec": _choice(rng, step.codecs, step.codec_prob),
-        "bits": max(1000, int(bits * area / _REFERENCE_AREA)),
+        "bits": _bits_of(bits, area),
     }
 
 

@@ -246,13 +246,16 @@ class RestorerRecipe(Recipe):
     `tune`: what is trained, the "restorer" as in the paper (DiT, fusion, decoder), or "prior", where the prior
     extractor learns from the restored frames too, but for the codebooks; the choice of a code then passes its gradient
     straight through.
-    `recoloured`: share of samples, clean and degraded alike, that are seen in other colours (lighting.py).
+    Shares of samples: `recoloured`, clean and degraded side alike, in other colours (lighting.py); `defocused`, the
+    clean side partly out of focus (defocus.py); `published`, the degraded side encoded once more at a rate of the web.
     `forcing`: share of samples whose decoder sees the true latent, falling to 0 at `forcing_until` of the schedule.
     `checkpointing`: compute the DiT's blocks (and Wan's decoder's) again in the backward pass rather than store them.
     """
 
     tune: str
     recoloured: float
+    defocused: float
+    published: float
     forcing: float
     forcing_until: float
     checkpointing: bool
@@ -264,7 +267,7 @@ class RestorerRecipe(Recipe):
 
     @property
     def shares(self) -> tuple[str, ...]:
-        return (*super().shares, "recoloured", "forcing", "forcing_until")
+        return (*super().shares, "recoloured", "defocused", "published", "forcing", "forcing_until")
 
 
 STAGES: dict[str, type[Recipe]] = {

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .clips import ClipDataset
 from .config import Config, load_config
-from .data import ClipDataset
 from .frames import to_float, to_u8
 from .losses import MS_SSIM_SIDE
 from .model import DVFace
@@ -48,8 +48,8 @@ class Stage:
 
     def dataset(self) -> ClipDataset:
         """Training clips in the recipe's mix of degradations."""
-        recoloured = getattr(self.recipe, "recoloured", 0.0)
-        return ClipDataset(self.cache, "train", self.recipe.mix.weights(), recoloured=recoloured)
+        shares = {name: getattr(self.recipe, name, 0.0) for name in ("recoloured", "defocused", "published")}
+        return ClipDataset(self.cache, "train", self.recipe.mix.weights(), **shares)
 
     def about(self, dataset: ClipDataset) -> dict[str, str]:
         """What a bundle says of its weights."""

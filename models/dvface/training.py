@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .data import ClipDataset
+from .clips import ClipDataset
 from .frames import to_float
 from .model import DVFace
 from .optimizers import optimizers_for

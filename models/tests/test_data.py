@@ -11,7 +11,8 @@ from skimage import data as pictures
 
 from dvface import data
 from dvface.camera import camera_path, photo_clip
-from dvface.data import BuildOptions, ClipDataset, EvaluationDataError, build, plan, psnr, read_index, scan
+from dvface.clips import ClipDataset
+from dvface.data import BuildOptions, EvaluationDataError, build, plan, psnr, read_index, scan
 from dvface.degradation import Degradation
 from dvface.lighting import LUMA, random_light, relight
 from dvface.video import write_video
@@ -296,6 +297,40 @@ def test_soft_samples_are_made_when_they_are_drawn(cache):
     assert all(clean.shape == degraded.shape == (3, 64, 64, 3) for clean, degraded in pairs)
     rough = [np.abs(np.diff(video.astype(int), axis=2)).mean() for pair in pairs for video in pair]
     assert np.mean(rough[1::2]) < 0.95 * np.mean(rough[::2]), "blurred"
+
+
+def test_defocused_samples_lose_detail_in_parts_of_the_clean_side(cache):
+    sharp, soft = (ClipDataset(cache, mix={"clean": 1.0}, defocused=share) for share in (0.0, 1.0))
+    for seed in range(8):
+        # The draw of the share comes after the draw of the crop: both see the same crop.
+        before, _ = sharp.sample(np.random.default_rng(seed), 3, 64)
+        clean, degraded = soft.sample(np.random.default_rng(seed), 3, 64)
+        changed = np.abs(clean.astype(int) - before).max(axis=(0, 3)) > 0
+        assert 0.05 < changed.mean() <= 1.0
+        assert np.abs(np.diff(clean.astype(int), axis=2)).sum() < np.abs(np.diff(before.astype(int), axis=2)).sum()
+        assert np.array_equal(clean, degraded)
+
+
+def test_defocused_samples_are_degraded_anew(cache):
+    dataset = ClipDataset(cache, mix={"light": 1.0}, defocused=1.0)
+    for seed in range(4):
+        clean, degraded = dataset.sample(np.random.default_rng(seed), 3, 64)
+        again = dataset.sample(np.random.default_rng(seed), 3, 64)
+        assert np.array_equal(clean, again[0]) and np.array_equal(degraded, again[1])
+        # Made of this clean side: they are of one brightness in all parts, and not the same.
+        assert np.abs(clean.mean(axis=(0, 3)) - degraded.mean(axis=(0, 3))).mean() < 6
+        assert not np.array_equal(clean, degraded)
+
+
+def test_published_samples_are_encoded_once_more(cache):
+    plain, published = (ClipDataset(cache, mix={"medium": 1.0}, published=share) for share in (0.0, 1.0))
+    for seed in range(4):
+        clean, before = plain.sample(np.random.default_rng(seed), 3, 64)
+        same, after = published.sample(np.random.default_rng(seed), 3, 64)
+        assert np.array_equal(clean, same)
+        assert not np.array_equal(before, after) and psnr(before, after) > 24
+    clean, degraded = ClipDataset(cache, mix={"clean": 1.0}, published=1.0).sample(np.random.default_rng(0), 3, 64)
+    assert np.array_equal(clean, degraded)
 
 
 def test_held_out_soft_clips_are_the_same_each_time(cache):

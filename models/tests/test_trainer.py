@@ -9,8 +9,8 @@ import pytest
 import torch
 from made_up_clips import stage_of, write_cache
 
+from dvface.clips import ClipDataset
 from dvface.config import load_config
-from dvface.data import ClipDataset
 from dvface.model import DVFace
 from dvface.prior import Codebook
 from dvface.prior_decoder import Usage, quantise
