@@ -10,7 +10,8 @@ use gst::ClockTime;
 use gst::prelude::*;
 
 use crate::ledger::{INJECTED, Ledger, watch};
-use crate::{STALL, number, resident, runtime_library, stall};
+use crate::memory::Memory;
+use crate::{STALL, number, runtime_library, stall};
 
 /// After this time a change that no thread makes is taken to be lost: what goes on does so within milliseconds.
 const LOST: Duration = Duration::from_secs(2);
@@ -78,8 +79,8 @@ pub struct Soak {
     /// Changes to PLAYING that GStreamer lost.
     pub lost_changes: u64,
     pub log: VecDeque<String>,
-    /// Resident memory each time when the pipeline was in NULL, where no frame is held that comes and goes with the caps.
-    pub memory: Vec<f64>,
+    /// Memory each time when the pipeline was in NULL, where no frame is held that comes and goes with the caps.
+    pub memory: Vec<Memory>,
 }
 
 impl Drop for Soak {
@@ -244,7 +245,7 @@ impl Soak {
                 self.live = live;
                 self.say(format!("null and on, live: {live}"));
                 self.stop(gst::State::Null);
-                self.memory.push(resident());
+                self.memory.push(Memory::now());
                 self.source.set_property("is-live", live);
                 self.sink.set_property("sync", live);
                 self.change_region();
