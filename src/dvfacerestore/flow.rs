@@ -366,7 +366,8 @@ impl DvFaceRestore {
     }
 
     fn observe_time(&self, buffer: &gst::BufferRef) {
-        self.change_latency(|latency| latency.observe(buffer.pts(), buffer.duration()));
+        let time = self.running_time(buffer);
+        self.change_latency(|latency| latency.observe(time, buffer.duration()));
     }
 
     /// Changes what the latency is made of, and says so on the bus if it is another one then.

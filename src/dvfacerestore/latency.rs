@@ -1,11 +1,12 @@
 //! How long a frame may stay in the element.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use gst::prelude::*;
 
 /// What the latency answer is made of.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Latency {
     /// Frames of a window; 0 while no model is loaded.
     window_frames: u64,
@@ -15,7 +16,12 @@ pub struct Latency {
     frame_duration: Option<gst::ClockTime>,
     /// Longest distance of two frames, where the caps do not say.
     longest_step: Option<gst::ClockTime>,
-    last_pts: Option<gst::ClockTime>,
+    /// Running times of the last frames, at most a window's; all of them without a gap or a step back.
+    times: VecDeque<gst::ClockTime>,
+    /// Frames in a row at which a window took longer to come in than the answer says, and the least of these times.
+    slow: Option<(u64, gst::ClockTime)>,
+    /// How long a window takes to come in where frames come slower than the caps say.
+    slow_window: Option<gst::ClockTime>,
     /// Frames pass through.
     pub disabled: bool,
 }
@@ -55,18 +61,52 @@ impl Latency {
             .filter(|(numer, _)| *numer > 0)
             .and_then(|(numer, denom)| gst::ClockTime::SECOND.mul_div_round(denom, numer));
         self.longest_step = None;
-        self.last_pts = None;
+        self.slow_window = None;
+        self.cut();
     }
 
-    /// Looks at a frame's time, which tells the rate where the caps do not.
-    pub fn observe(&mut self, pts: Option<gst::ClockTime>, duration: Option<gst::ClockTime>) {
-        if self.frame_duration.is_some() {
-            return;
+    /// Looks at a frame's running time, which tells the rate where the caps do not, and corrects it where they are wrong: a
+    /// camera says 30 frames a second and gives 15 of them where it is dark, and a segment's rate makes a stream slower, too.
+    pub fn observe(&mut self, time: Option<gst::ClockTime>, duration: Option<gst::ClockTime>) {
+        let step = time.zip(self.times.back()).map(|(time, last)| time.checked_sub(*last));
+        if time.is_none() || step.is_some_and(|step| step.is_none_or(|step| step > LONGEST_STEP)) {
+            self.cut();
         }
-        let step = pts.zip(self.last_pts).and_then(|(pts, last)| pts.checked_sub(last));
-        let step = step.max(duration).filter(|step| *step <= LONGEST_STEP);
-        self.longest_step = self.longest_step.max(step);
-        self.last_pts = pts.or(self.last_pts);
+        let step = step.flatten().max(duration).filter(|step| *step <= LONGEST_STEP);
+        if self.frame_duration.is_none() {
+            self.longest_step = self.longest_step.max(step);
+        }
+        if let Some(time) = time {
+            if self.times.len() as u64 == self.window_frames {
+                self.times.pop_front();
+            }
+            self.times.push_back(time);
+            self.observe_window();
+        }
+    }
+
+    /// How long the last window took to come in; `None` where there is none without a gap.
+    fn window(&self) -> Option<gst::ClockTime> {
+        let is_whole = self.times.len() as u64 == self.window_frames;
+        let (first, last) = self.times.front().zip(self.times.back())?;
+        is_whole.then(|| last.saturating_sub(*first))
+    }
+
+    /// A frame that is lost is in all windows that it would be in, but in no more: those are slow that stay so for longer.
+    fn observe_window(&mut self) {
+        let expected = self.look_ahead().saturating_add(self.frame() / 2);
+        let Some(window) = self.window().filter(|window| *window > expected) else {
+            self.slow = None;
+            return;
+        };
+        let (count, least) = self
+            .slow
+            .map_or((0, window), |(count, least)| (count, least.min(window)));
+        self.slow = Some((count + 1, least));
+        if count + 1 >= self.window_frames {
+            self.slow_window = self.slow_window.max(Some(least));
+            self.slow = None;
+        }
     }
 
     /// Takes how long a window is expected to take with everything around the graphs (conversion, waiting for shared
@@ -79,7 +119,7 @@ impl Latency {
             return;
         }
         let processing = with_margin(expected);
-        let between = self.frame().nseconds().checked_mul(stride).filter(|time| *time > 0);
+        let between = self.step().nseconds().checked_mul(stride).filter(|time| *time > 0);
         let bound = between
             .filter(|_| is_bounded)
             .map(gst::ClockTime::from_nseconds)
@@ -87,28 +127,42 @@ impl Latency {
         self.processing = bound.map_or(processing, |bound| processing.min(bound).max(self.processing));
     }
 
-    /// Forgets the last frame's time (flush, new segment).
+    /// Forgets the last frames' times (flush, new segment).
     pub fn cut(&mut self) {
-        self.last_pts = None;
+        self.times.clear();
+        self.slow = None;
     }
 
-    /// Duration of a frame; zero where nothing tells it.
+    /// Duration of a frame as the caps have it, or the longest step; zero where nothing tells it.
     pub fn frame(&self) -> gst::ClockTime {
         self.frame_duration
             .or(self.longest_step)
             .unwrap_or(gst::ClockTime::ZERO)
     }
 
-    /// (T - 1) frame durations and the processing of a window; zero while frames pass through.
-    pub fn total(&self) -> gst::ClockTime {
-        let Some(look_ahead) = self.window_frames.checked_sub(1).filter(|_| !self.disabled) else {
-            return gst::ClockTime::ZERO;
-        };
+    /// Time between two frames now: no less than [`frame`](Self::frame).
+    pub fn step(&self) -> gst::ClockTime {
+        let steps = self.window_frames.saturating_sub(1);
+        let now = self.window().filter(|_| steps > 0).map(|window| window / steps);
+        self.frame().max(now.unwrap_or_default())
+    }
+
+    /// How long the first frame of a window waits for the last one.
+    fn look_ahead(&self) -> gst::ClockTime {
+        let steps = self.window_frames.saturating_sub(1);
         self.frame()
             .nseconds()
-            .checked_mul(look_ahead)
+            .checked_mul(steps)
             .map_or(gst::ClockTime::MAX, gst::ClockTime::from_nseconds)
-            .saturating_add(self.processing)
+            .max(self.slow_window.unwrap_or_default())
+    }
+
+    /// (T - 1) frame durations and the processing of a window; zero while frames pass through.
+    pub fn total(&self) -> gst::ClockTime {
+        if self.window_frames == 0 || self.disabled {
+            return gst::ClockTime::ZERO;
+        }
+        self.look_ahead().saturating_add(self.processing)
     }
 }
 
@@ -143,6 +197,61 @@ mod tests {
         latency.observe(Some(milliseconds(60_000)), None);
         latency.observe(Some(milliseconds(10)), None);
         assert_eq!(latency.total(), milliseconds(200), "gaps and steps back are no rate");
+    }
+
+    /// A window of 5 frames by the caps' 25 a second, and frames at `times` (milliseconds).
+    fn at(times: impl IntoIterator<Item = u64>) -> Latency {
+        let mut latency = Latency::new(5, milliseconds(100), false);
+        latency.set_rate(gst::Fraction::new(25, 1));
+        for time in times {
+            latency.observe(Some(milliseconds(time)), Some(milliseconds(40)));
+        }
+        latency
+    }
+
+    #[test]
+    fn frames_that_come_slower_than_the_caps_say_are_waited_for() {
+        let by_the_caps = milliseconds(4 * 40 + 100);
+        assert_eq!(at((0..100).map(|index| index * 40)).total(), by_the_caps);
+        assert_eq!(at((0..100).map(|index| index * 40)).step(), milliseconds(40));
+        // The fifth frame is the first at which a window is there, and four more are as slow.
+        assert_eq!(at((0..8).map(|index| index * 80)).total(), by_the_caps);
+        assert_eq!(at((0..9).map(|index| index * 80)).total(), milliseconds(4 * 80 + 100));
+        assert_eq!(at((0..9).map(|index| index * 80)).step(), milliseconds(80));
+        assert_eq!(at((0..100).map(|index| index * 80)).total(), milliseconds(4 * 80 + 100));
+        // Faster ones are not held less: the caps may come true again.
+        assert_eq!(at((0..100).map(|index| index * 20)).total(), by_the_caps);
+        // It comes back to the caps' rate: the answer stays, the time between frames does not.
+        let mut latency = at((0..20).map(|index| index * 80));
+        for index in 0..20 {
+            latency.observe(Some(milliseconds(20 * 80 + index * 40)), None);
+        }
+        assert_eq!(latency.total(), milliseconds(4 * 80 + 100));
+        assert_eq!(latency.step(), milliseconds(40));
+        latency.set_rate(gst::Fraction::new(25, 1));
+        assert_eq!(latency.total(), by_the_caps);
+    }
+
+    #[test]
+    fn a_lost_frame_a_gap_and_jitter_are_no_rate() {
+        let by_the_caps = milliseconds(4 * 40 + 100);
+        let lost = |every: u64| (0..200).filter(move |index| index % every != 0).map(|index| index * 40);
+        assert_eq!(at(lost(50)).total(), by_the_caps);
+        assert_eq!(at(lost(12)).total(), by_the_caps);
+        // Every third: there is no window without one.
+        assert!(at(lost(3)).total() > by_the_caps + milliseconds(40));
+        let gap = (0..20).map(|index| index * 40 + if index > 9 { 900 } else { 0 });
+        assert_eq!(at(gap).total(), by_the_caps);
+        let jitter = (0..200).map(|index| index * 40 + index * 7 % 15);
+        assert_eq!(at(jitter).total(), by_the_caps);
+        let jumps = (0..200).map(|index| index % 9 * 80 + index / 9 * 10_000);
+        assert_eq!(
+            at(jumps).total(),
+            by_the_caps + milliseconds(4 * 40),
+            "windows between jumps count"
+        );
+        let back = (0..200).map(|index| 100_000 - index * 80);
+        assert_eq!(at(back).total(), by_the_caps);
     }
 
     #[test]

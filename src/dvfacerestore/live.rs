@@ -79,7 +79,9 @@ impl DvFaceRestore {
                 let late = u64::try_from(late).map_or(gst::ClockTime::ZERO, gst::ClockTime::from_nseconds);
                 // As the base class counts: with as much again, for the next frames are late, too. Half a frame is no delay.
                 let tolerance = self.latency.lock().frame() / 2;
-                let earliest = running_time.filter(|_| late > tolerance).map(|time| time + late * 2);
+                let earliest = running_time
+                    .filter(|_| late > tolerance)
+                    .map(|time| time.saturating_add(late).saturating_add(late));
                 self.live.lock().earliest = earliest;
             }
             _ => {}
@@ -126,7 +128,7 @@ impl DvFaceRestore {
         let now = obj.current_running_time()?;
         let (own, frame) = {
             let latency = self.latency.lock();
-            (latency.total(), latency.frame())
+            (latency.total(), latency.step())
         };
         let live = *self.live.lock();
         // What the pipeline has beyond this belongs to downstream.
