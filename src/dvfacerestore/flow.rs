@@ -32,6 +32,7 @@ impl DvFaceRestore {
         self.observe_time(&buffer);
         if self.latency.lock().disabled {
             self.statistics.lock().counts.bypassed += 1;
+            let buffer = self.handed_on(buffer)?;
             return self.send(Item::Buffer(buffer));
         }
         if self.is_reverse() {
@@ -46,16 +47,22 @@ impl DvFaceRestore {
             gst::debug!(CAT, imp = self, "scene cut before {buffer:?}");
             self.drain_before(Some(&buffer))?;
         }
-        let regions = self.find_regions(&buffer)?;
+        let Some(regions) = self.find_regions(&buffer)? else {
+            // What was held has gone, too.
+            let buffer = self.handed_on(buffer)?;
+            self.statistics.lock().counts.bypassed += 1;
+            return self.send(Item::Bypassed(buffer, Duration::ZERO));
+        };
         if regions.is_empty() && !self.holds_frames() {
-            // Nothing to restore, and nothing to wait for: the very buffer.
+            // Nothing to restore, and nothing to wait for: the very buffer, where downstream can read it.
             self.statistics.lock().counts.empty += 1;
+            let buffer = self.handed_on(buffer)?;
             return self.send(Item::Buffer(buffer));
         }
         let strength = self.settings.lock().strength;
         let running_time = self.running_time(&buffer).map(Duration::from);
         let output = self.output_for(&buffer)?;
-        self.with_engine(|engine| {
+        self.with_engine(|engine, may_bypass| {
             let buffer_copy = self.copied(engine, &buffer, output)?;
             let info = engine.picture()?.info().clone();
             let input = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).map_err(|_| self.unmappable())?;
@@ -65,26 +72,28 @@ impl DvFaceRestore {
                 running_time,
             };
             let Engine { stream, restorer, .. } = engine;
-            Ok(self.with_rules(|rules| stream.push_frame(&input, frame, regions, rules, restorer))?)
+            Ok(self.with_rules(may_bypass, |rules| {
+                stream.push_frame(&input, frame, regions, rules, restorer)
+            })?)
         })
     }
 
     /// Sends a frame on as it came, behind those before it.
     fn take_unrestored(&self, buffer: &gst::Buffer) -> Result<(), gst::FlowError> {
         let output = self.output_for(buffer)?;
-        self.with_engine(|engine| {
+        self.with_engine(|engine, _| {
             let output = self.copied(engine, buffer, output)?;
             engine.stream.push_unrestored(output);
             Ok(())
         })
     }
 
-    /// What is to be restored of a frame. Where the detector fails, `buffer` goes on with the frames that are held.
-    fn find_regions(&self, buffer: &gst::Buffer) -> Result<Vec<Region>, gst::FlowError> {
-        let may_bypass = self.settings.lock().overload == Overload::Bypass;
+    /// What is to be restored of a frame; `None` where the detector fails and it is to go on as it came, as those that were held
+    /// have. With `overload=block` it goes on with these before the error does.
+    fn find_regions(&self, buffer: &gst::Buffer) -> Result<Option<Vec<Region>>, gst::FlowError> {
         let mut regions = Vec::new();
         let mut passed_over = None;
-        self.with_engine(|engine| {
+        self.with_engine(|engine, may_bypass| {
             let info = engine.picture()?.info().clone();
             let Engine { stream, faces, .. } = engine;
             let Some(faces) = faces else {
@@ -99,19 +108,22 @@ impl DvFaceRestore {
                     Ok(())
                 }
                 Err(error) if may_bypass => {
+                    stream.bypass(Cause::Failed, Duration::ZERO);
                     passed_over = Some(error);
                     Ok(())
                 }
                 Err(error) => {
-                    stream.push_unrestored(buffer.clone());
+                    let buffer = self.readable(&info, buffer.clone()).map_err(Failure::Flow)?;
+                    stream.push_unrestored(buffer);
                     Err(Failure::Detect(error))
                 }
             }
         })?;
         if let Some(error) = passed_over {
             self.tell_failed(&error);
+            return Ok(None);
         }
-        Ok(regions)
+        Ok(Some(regions))
     }
 
     fn holds_frames(&self) -> bool {
@@ -126,13 +138,55 @@ impl DvFaceRestore {
             return Ok(false);
         }
         let mut begins = false;
-        self.with_engine(|engine| {
+        self.with_engine(|engine, _| {
             let info = engine.picture()?.info().clone();
             let input = VideoFrameRef::from_buffer_ref_readable(buffer, &info).map_err(|_| self.unmappable())?;
             begins = engine.stream.begins_scene(&input, threshold);
             Ok(())
         })?;
         Ok(begins)
+    }
+
+    /// The very buffer, or a copy of it where downstream could not read it.
+    fn handed_on(&self, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
+        let info = {
+            let engine = self.engine.lock();
+            let picture = engine.as_ref().and_then(|engine| engine.stream.picture());
+            picture.map(|picture| picture.info().clone())
+        };
+        self.readable(&info.ok_or(gst::FlowError::NotNegotiated)?, buffer)
+    }
+
+    /// Upstream may have been told of `GstVideoMeta` by the base class, which copies frames, and downstream not know it: the
+    /// rows and planes of a frame that is not copied must lie as the caps say then.
+    fn is_readable(&self, info: &gst_video::VideoInfo, buffer: &gst::BufferRef) -> bool {
+        let is_plain = |meta: gst::MetaRef<gst_video::VideoMeta>| {
+            meta.stride() == info.stride() && meta.offset() == info.offset() && buffer.size() >= info.size()
+        };
+        self.knows_video_meta.load(Ordering::SeqCst) || buffer.meta::<gst_video::VideoMeta>().is_none_or(is_plain)
+    }
+
+    /// As [`handed_on`](Self::handed_on), for frames of `info`.
+    fn readable(&self, info: &gst_video::VideoInfo, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
+        if self.is_readable(info, &buffer) {
+            return Ok(buffer);
+        }
+        let mut output = gst::Buffer::with_size(info.size()).map_err(|_| gst::FlowError::Error)?;
+        {
+            let output = output.make_mut();
+            let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+            buffer.copy_into(output, what, ..).map_err(|_| gst::FlowError::Error)?;
+            if let Some(meta) = output.meta_mut::<gst_video::VideoMeta>() {
+                meta.remove().map_err(|_| gst::FlowError::Error)?;
+            }
+            VideoFrameRef::from_buffer_ref_readable(&buffer, info)
+                .and_then(|input| {
+                    let mut frame = VideoFrameRef::from_buffer_ref_writable(output, info)?;
+                    input.copy(&mut frame)
+                })
+                .map_err(|_| gst::FlowError::Error)?;
+        }
+        Ok(output)
     }
 
     /// The pixels of `buffer` in `output`. Downstream may not read the memory that upstream uses.
@@ -149,7 +203,7 @@ impl DvFaceRestore {
     /// Takes a serialized event that keeps its place among the frames.
     pub(super) fn take_event(&self, event: gst::Event) -> bool {
         let mut event = Some(event);
-        let result = self.with_engine(|engine| {
+        let result = self.with_engine(|engine, _| {
             if engine.stream.holds_frames() {
                 engine.stream.push_event(event.take().expect("it is taken once"));
             }
@@ -171,7 +225,7 @@ impl DvFaceRestore {
 
     /// Ends the run before the frame `next`. Where that fails, `next` goes on with the frames that are held.
     fn drain_before(&self, next: Option<&gst::Buffer>) -> Result<(), gst::FlowError> {
-        self.with_engine(|engine| {
+        self.with_engine(|engine, may_bypass| {
             if let Some(faces) = &mut engine.faces {
                 faces.cut();
             }
@@ -179,15 +233,14 @@ impl DvFaceRestore {
                 return Ok(());
             }
             gst::debug!(CAT, imp = self, "draining");
+            let info = engine.picture()?.info().clone();
             let Engine { stream, restorer, .. } = engine;
-            self.with_rules(|rules| {
-                let drained = stream.drain(rules, restorer);
-                // What is bypassed is no failure, and `next` is taken as any frame.
-                if let (Err(_), Some(next), false) = (&drained, next, rules.may_bypass) {
-                    stream.push_unrestored(next.clone());
-                }
-                Ok(drained?)
-            })
+            let drained = self.with_rules(may_bypass, |rules| stream.drain(rules, restorer));
+            // What is bypassed is no failure, and `next` is taken as any frame.
+            if let (Err(_), Some(next), false) = (&drained, next, may_bypass) {
+                stream.push_unrestored(self.readable(&info, next.clone()).map_err(Failure::Flow)?);
+            }
+            Ok(drained?)
         })
     }
 
@@ -207,9 +260,9 @@ impl DvFaceRestore {
         self.settings.lock().strength <= 0.0 && !self.obj().has_active_control_bindings()
     }
 
-    /// Gives `work` the engine, then sends on what is ready. Where restoring fails, every frame that is held goes on as it
+    /// Gives `work` the engine and whether frames may go on unrestored (`overload=bypass`), then sends on what is ready. Where restoring fails, every frame that is held goes on as it
     /// came; with `overload=block` before the error does.
-    fn with_engine(&self, work: impl FnOnce(&mut Engine) -> Result<(), Failure>) -> Result<(), gst::FlowError> {
+    fn with_engine(&self, work: impl FnOnce(&mut Engine, bool) -> Result<(), Failure>) -> Result<(), gst::FlowError> {
         let Some(mut engine) = self.engine.lock().take() else {
             return Err(gst::FlowError::Flushing);
         };
@@ -220,9 +273,10 @@ impl DvFaceRestore {
             engine.times_warm_up = false;
             engine.stream.set_measured(measured);
         }
-        let mut done = work(&mut engine);
-        let mut passed_over = None;
+        // Asked once: it may change while graphs run, and what becomes of a frame depends on it.
         let may_bypass = self.settings.lock().overload == Overload::Bypass;
+        let mut done = work(&mut engine, may_bypass);
+        let mut passed_over = None;
         match done {
             Err(Failure::Restore(RestoreError::Interrupted)) => self.forget(&mut engine),
             Err(Failure::Restore(error)) if may_bypass => {

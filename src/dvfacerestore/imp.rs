@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! gst-launch-1.0 filesrc location=face.mp4 ! decodebin ! videoconvert ! dvfacerestore ! videoconvert ! queue ! autovideosink
-//! gst-launch-1.0 v4l2src ! videoconvert ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 leaky=downstream !
-//!     dvfacerestore overload=bypass ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 ! videoconvert ! autovideosink
+//! gst-launch-1.0 v4l2src ! videoconvert ! queue max-size-buffers=100 max-size-bytes=0 max-size-time=0 !
+//!     dvfacerestore overload=bypass ! queue max-size-buffers=100 max-size-bytes=0 max-size-time=0 ! videoconvert ! autovideosink
 //! ```
 //!
 //! # Faces
@@ -92,6 +92,8 @@ pub struct DvFaceRestore {
     pub(super) position: Mutex<Option<gst::ClockTime>>,
     /// Restoring failed before an event: the next frame's flow return tells.
     pub(super) failed: AtomicBool,
+    /// Downstream reads frames whose rows and planes lie as a `GstVideoMeta` says.
+    pub(super) knows_video_meta: AtomicBool,
     /// Apart from the rest, so that a flush or a state change can end a run.
     pub(super) interrupt: Mutex<Option<Arc<Interrupt>>>,
     /// A warm-up that goes on.
@@ -262,6 +264,8 @@ impl BaseTransformImpl for DvFaceRestore {
         }));
         let disabled = self.latency.lock().disabled;
         self.obj().set_passthrough(disabled);
+        // While frames pass through, downstream itself answers upstream's question of how to allocate.
+        self.knows_video_meta.store(disabled, Ordering::SeqCst);
         self.obj().notify("active-provider");
         Ok(())
     }
@@ -279,6 +283,8 @@ impl BaseTransformImpl for DvFaceRestore {
     }
 
     fn decide_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        let knows = query.find_allocation_meta::<gst_video::VideoMeta>().is_some();
+        self.knows_video_meta.store(knows, Ordering::SeqCst);
         self.keep_roomy_pools(query)?;
         self.parent_decide_allocation(query)
     }
@@ -318,6 +324,7 @@ impl BaseTransformImpl for DvFaceRestore {
         match event.view() {
             EventView::FlushStart(_) => {
                 self.raise(Reason::Flush);
+                self.flush_warm_up(true);
                 self.parent_sink_event(event)
             }
             EventView::FlushStop(_) => {
@@ -331,6 +338,7 @@ impl BaseTransformImpl for DvFaceRestore {
                 if let Some(interrupt) = &*self.interrupt.lock() {
                     interrupt.clear(Reason::Flush);
                 }
+                self.flush_warm_up(false);
                 self.parent_sink_event(event)
             }
             // The same caps again change nothing, and cut no window.
@@ -371,7 +379,7 @@ impl BaseTransformImpl for DvFaceRestore {
                 let (live, min, max) = upstream.result();
                 self.note_upstream_latency(live, min);
                 if live {
-                    self.settle_warm_up(true);
+                    self.settle_warm_up(true, false);
                 }
                 let own = self.latency.lock().total();
                 query.set(live, min.saturating_add(own), max.opt_saturating_add(own));
@@ -388,6 +396,7 @@ impl BaseTransformImpl for DvFaceRestore {
                     None => self.obj().sink_pad().peer_query(query.query_mut()),
                 }
             }
+            // The one serialized query beside the allocation's, which tells nothing of frames.
             (gst::PadDirection::Sink, gst::QueryViewMut::Drain(_)) => {
                 self.drain();
                 BaseTransformImplExt::parent_query(self, direction, query)

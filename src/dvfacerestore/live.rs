@@ -9,7 +9,6 @@ use gst_base::prelude::*;
 use parking_lot::Mutex;
 
 use super::imp::{CAT, DvFaceRestore};
-use super::settings::Overload;
 use super::stream::Rules;
 use crate::pace::Moment;
 use crate::restorer::{Interrupt, Reason};
@@ -153,8 +152,7 @@ impl DvFaceRestore {
     }
 
     /// Calls `work` with what holds now.
-    pub(super) fn with_rules<T>(&self, work: impl FnOnce(&Rules<'_>) -> T) -> T {
-        let may_bypass = self.settings.lock().overload == Overload::Bypass;
+    pub(super) fn with_rules<T>(&self, may_bypass: bool, work: impl FnOnce(&Rules<'_>) -> T) -> T {
         work(&Rules {
             may_bypass,
             moment: &|| self.moment(),
@@ -190,7 +188,7 @@ impl DvFaceRestore {
             self,
             gst::CoreError::Clock,
             ("Downstream takes the frames of a window too slowly for the next one to be in time; put a queue behind \
-              dvfacerestore: dvfacerestore ! queue max-size-buffers=40 max-size-bytes=0 max-size-time=0 ! …"),
+              dvfacerestore: dvfacerestore ! queue max-size-buffers=100 max-size-bytes=0 max-size-time=0 ! …"),
             ["pushing a window's frames blocked for {blocked} ms, and the next window is {late} ms late"]
         );
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
@@ -24,27 +24,73 @@ type Measured = Result<Duration, RestoreError>;
 /// A warm-up in a thread of its own.
 pub struct WarmUp {
     interrupt: Arc<Interrupt>,
-    /// Whoever asks first waits; others wait for that.
-    thread: Mutex<Option<JoinHandle<Measured>>>,
+    progress: Arc<(Mutex<Progress>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How far it is, and who asks.
+#[derive(Default)]
+struct Progress {
+    /// What was measured; whoever sees it first takes it.
+    measured: Option<Measured>,
+    is_over: bool,
+    /// The streaming thread is not to wait (flush).
+    is_flushing: bool,
 }
 
 impl WarmUp {
     /// Runs the graphs of `restorer`, which shares its sessions with the one that restores.
     fn begin(mut restorer: Restorer) -> std::io::Result<Self> {
         let interrupt = restorer.interrupt().clone();
-        let thread = thread::Builder::new()
-            .name("dvface-warm-up".into())
-            .spawn(move || restorer.warm_up())?;
+        let progress: Arc<(Mutex<Progress>, Condvar)> = Arc::default();
+        let of_thread = progress.clone();
+        let thread = thread::Builder::new().name("dvface-warm-up".into()).spawn(move || {
+            let ended = Ended(of_thread);
+            let measured = restorer.warm_up();
+            ended.0.0.lock().measured = Some(measured);
+        })?;
         Ok(Self {
             interrupt,
-            thread: Mutex::new(Some(thread)),
+            progress,
+            thread: Some(thread),
         })
     }
 
-    /// Waits for its end; `None` where that was done before, or the thread has panicked.
-    fn wait(&self) -> Option<Measured> {
-        let mut thread = self.thread.lock();
-        thread.take().and_then(|thread| thread.join().ok())
+    /// Waits for its end, or for a flush where that `ends_by_flush`; `None` then, and where another waiter took what was
+    /// measured.
+    fn wait(&self, ends_by_flush: bool) -> Option<Measured> {
+        let (progress, changed) = &*self.progress;
+        let mut progress = progress.lock();
+        while !(progress.is_over || ends_by_flush && progress.is_flushing) {
+            changed.wait(&mut progress);
+        }
+        progress.measured.take()
+    }
+
+    fn is_over(&self) -> bool {
+        self.progress.0.lock().is_over
+    }
+
+    /// Whether somebody has what was measured.
+    fn is_taken(&self) -> bool {
+        let progress = self.progress.0.lock();
+        progress.is_over && progress.measured.is_none()
+    }
+
+    /// A flush begins or ends.
+    fn set_flushing(&self, is_flushing: bool) {
+        self.progress.0.lock().is_flushing = is_flushing;
+        self.progress.1.notify_all();
+    }
+}
+
+/// Tells those who wait that the thread ends, however it does.
+struct Ended(Arc<(Mutex<Progress>, Condvar)>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.0.lock().is_over = true;
+        self.0.1.notify_all();
     }
 }
 
@@ -52,7 +98,10 @@ impl Drop for WarmUp {
     /// Ends it.
     fn drop(&mut self) {
         self.interrupt.raise(Reason::Stop);
-        let _ = self.wait();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the graphs' run was told by the panic hook, and nothing was measured.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -76,13 +125,17 @@ impl DvFaceRestore {
             Some(false) => Ok(None),
             Some(true) => {
                 let frames = restorer.frames();
-                self.tell_warm_up(frames, || restorer.warm_up()).map(Some)
+                self.tell_warm_up_begins();
+                self.tell_warm_up_ends(frames, restorer.warm_up()).map(Some)
             }
             None => {
                 let other = Interrupt::new().and_then(|interrupt| restorer.another(Arc::new(interrupt)));
                 let begun = other.map(WarmUp::begin);
                 match begun {
-                    Ok(Ok(begun)) => *self.warm_up.lock() = Some(Arc::new(begun)),
+                    Ok(Ok(begun)) => {
+                        self.tell_warm_up_begins();
+                        *self.warm_up.lock() = Some(Arc::new(begun));
+                    }
                     // The first window is the warm-up then.
                     Ok(Err(error)) => gst::warning!(CAT, imp = self, "no thread to warm up: {error}"),
                     Err(error) => gst::warning!(CAT, imp = self, "no warm-up: {error}"),
@@ -92,19 +145,23 @@ impl DvFaceRestore {
         }
     }
 
-    /// Ends a warm-up that goes on: with a live source it is waited for, and its time counts.
-    pub(super) fn settle_warm_up(&self, is_live: bool) {
+    /// Ends a warm-up that goes on: with a live source it is waited for, and its time counts. The streaming thread
+    /// (`is_streaming`) does not wait while it is flushed; the warm-up goes on then.
+    pub(super) fn settle_warm_up(&self, is_live: bool, is_streaming: bool) {
         // Kept in its place while it is waited for, so that others wait as well.
         let Some(warm_up) = self.warm_up.lock().clone() else {
             return;
         };
         if is_live {
-            let frames = self.latency.lock().window_frames() as usize;
-            self.measure(frames, || match warm_up.wait() {
-                Some(result) => result,
-                None => Err(RestoreError::Interrupted),
-            });
+            if let Some(measured) = warm_up.wait(is_streaming) {
+                let frames = self.latency.lock().window_frames() as usize;
+                self.measure(frames, measured);
+            } else if !warm_up.is_over() {
+                gst::debug!(CAT, imp = self, "flushed while the warm-up goes on");
+                return;
+            }
         }
+        drop(warm_up);
         self.end_warm_up();
     }
 
@@ -112,12 +169,13 @@ impl DvFaceRestore {
     /// and does now, the warm-up is made up for.
     pub(super) fn settle_warm_up_with_caps(&self) {
         let is_measured = |engine: &Option<Box<Engine>>| engine.as_ref().is_none_or(|engine| engine.is_measured);
-        if is_measured(&self.engine.lock()) {
+        // The pace may know of a warm-up that is over while the latency does not.
+        if is_measured(&self.engine.lock()) && self.warm_up.lock().is_none() {
             return;
         }
         let is_live = self.asked_live() == Some(true);
-        self.settle_warm_up(is_live);
-        if !is_live {
+        self.settle_warm_up(is_live, true);
+        if !is_live || self.warm_up.lock().is_some() {
             return;
         }
         let Some(mut engine) = self.engine.lock().take() else {
@@ -125,17 +183,27 @@ impl DvFaceRestore {
         };
         if engine.restorer.measured().is_none() {
             let frames = engine.restorer.frames();
-            self.measure(frames, || engine.restorer.warm_up());
+            self.tell_warm_up_begins();
+            let measured = engine.restorer.warm_up();
+            self.measure(frames, measured);
         }
         *self.engine.lock() = Some(engine);
     }
 
-    /// Has `run` measure a window of `frames` frames for the latency. Where it fails, so will the first window, and that tells.
-    fn measure(&self, frames: usize, run: impl FnOnce() -> Measured) {
-        if let Ok(measured) = self.tell_warm_up(frames, run)
+    /// Takes the time of a window of `frames` frames for the latency. Where the run has failed, so will the first window, and
+    /// that tells.
+    fn measure(&self, frames: usize, measured: Measured) {
+        if let Ok(measured) = self.tell_warm_up_ends(frames, measured)
             && self.settings.lock().processing_deadline.is_zero()
         {
             self.change_latency(|latency| latency.expect(measured, 1, false));
+        }
+    }
+
+    /// A flush begins or ends: the streaming thread does not wait for a warm-up meanwhile.
+    pub(super) fn flush_warm_up(&self, is_flushing: bool) {
+        if let Some(warm_up) = &*self.warm_up.lock() {
+            warm_up.set_flushing(is_flushing);
         }
     }
 
@@ -148,14 +216,32 @@ impl DvFaceRestore {
 
     /// Ends a warm-up that goes on. It is taken out first: no lock is held while its thread ends.
     pub(super) fn end_warm_up(&self) {
-        let warm_up = self.warm_up.lock().take();
+        let Some(warm_up) = self.warm_up.lock().take() else {
+            return;
+        };
+        if !warm_up.is_taken() {
+            self.tell_warm_up_canceled();
+        }
         drop(warm_up);
     }
 
-    /// Tells of a warm-up, and how it ended.
-    fn tell_warm_up(&self, frames: usize, run: impl FnOnce() -> Measured) -> Result<Duration, gst::ErrorMessage> {
+    fn tell_warm_up_begins(&self) {
         self.progress(gst::ProgressType::Start, "warm-up", "First run of the graphs");
-        let measured = self.or_progress_error("warm-up", run().map_err(|error| model::restore_message(&error)))?;
+    }
+
+    fn tell_warm_up_canceled(&self) {
+        self.progress(gst::ProgressType::Canceled, "warm-up", "Canceled");
+    }
+
+    /// Tells how a warm-up ended.
+    fn tell_warm_up_ends(&self, frames: usize, measured: Measured) -> Result<Duration, gst::ErrorMessage> {
+        let measured = match measured {
+            Err(error @ RestoreError::Interrupted) => {
+                self.tell_warm_up_canceled();
+                return Err(model::restore_message(&error));
+            }
+            measured => self.or_progress_error("warm-up", measured.map_err(|error| model::restore_message(&error)))?,
+        };
         let text = format!(
             "A window of {frames} frames takes {:.1} ms",
             measured.as_secs_f64() * 1e3

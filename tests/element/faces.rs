@@ -88,6 +88,57 @@ fn without_a_face_the_same_buffers_go_on_at_once_and_nothing_runs() {
     }
 }
 
+/// The base class tells upstream of `GstVideoMeta`. Downstream that does not know it cannot read such a frame.
+#[test]
+fn frames_without_a_face_lie_as_downstream_can_read_them() {
+    let info = rig::info(VideoFormat::I420, 62, 66);
+    for knows in [false, true] {
+        let rig = Rig::around(meta_element("brighter"));
+        rig.on_downstream_query(move |query| match query.view_mut() {
+            gst::QueryViewMut::Allocation(query) if knows => {
+                query.add_allocation_meta::<gst_video::VideoMeta>(None);
+                true
+            }
+            _ => false,
+        });
+        rig.play();
+        rig.start(&info.to_caps().unwrap());
+        for index in 0..3 {
+            let wide = crate::pixels::padded(&info, index, 20, 7);
+            let pointer = wide.as_ptr();
+            rig.push(wide).unwrap();
+            let out = rig.take_buffers();
+            assert_eq!(out.len(), 1);
+            assert_eq!(
+                out[0].as_ptr() == pointer,
+                knows,
+                "it is copied only where it has to be"
+            );
+            assert_eq!(out[0].meta::<gst_video::VideoMeta>().is_some(), knows);
+            assert_eq!(out[0].pts(), Some(FRAME * index));
+            assert_eq!(rig::pixels(&info, &out[0]), rig::pixels(&info, &frame(&info, index)));
+        }
+        assert_eq!(rig.errors(), []);
+    }
+}
+
+/// So it is where the element stops restoring while it plays.
+#[test]
+fn frames_without_strength_lie_as_downstream_can_read_them() {
+    let info = rig::info(VideoFormat::Rgb, 31, 9);
+    let rig = Rig::new("brighter");
+    rig.start(&info.to_caps().unwrap());
+    rig.push_all((0..5).map(|index| frame(&info, index)));
+    rig.element.set_property("strength", 0.0);
+    rig.take();
+    rig.push(crate::pixels::padded(&info, 5, 13, 5)).unwrap();
+    let out = rig.take_buffers();
+    let last = out.last().unwrap();
+    assert_eq!(last.pts(), Some(FRAME * 5));
+    assert!(last.meta::<gst_video::VideoMeta>().is_none());
+    assert_eq!(rig::pixels(&info, last), rig::pixels(&info, &frame(&info, 5)));
+}
+
 #[test]
 fn other_types_of_metas_do_not_count_and_the_type_is_a_property() {
     let tagged = |index, kind: &str| {

@@ -120,6 +120,37 @@ fn another_model_has_the_latency_of_its_own_window() {
     assert_eq!(rig.errors(), []);
 }
 
+/// A camera says 25 frames a second, and where it is dark it gives 12 or 13.
+#[test]
+fn frames_that_come_slower_than_the_caps_say_have_more_latency() {
+    let slow = |index: u64| {
+        let mut buffer = frame(&rgb(), index);
+        buffer.make_mut().set_pts(FRAME * 2 * index);
+        buffer
+    };
+    let rig = with_deadline("brighter", DEADLINE);
+    rig.start(&rgb().to_caps().unwrap());
+    answer(&rig, true, ClockTime::ZERO, None);
+    assert_eq!(rig.query_latency().1, FRAME * 4 + DEADLINE);
+    rig.messages(&[]);
+    rig.push_all((0..8).map(slow));
+    assert_eq!(messages(&rig), 0);
+    rig.push_all((8..40).map(slow));
+    assert_eq!(messages(&rig), 1, "once");
+    assert_eq!(rig.query_latency().1, FRAME * 2 * 4 + DEADLINE);
+    rig.eos();
+    assert_eq!(rig.errors(), []);
+
+    // So it is where the segment's rate makes them slower.
+    let rig = with_deadline("brighter", DEADLINE);
+    rig.start(&rgb().to_caps().unwrap());
+    let mut segment = gst::FormattedSegment::<ClockTime>::new();
+    segment.set_rate(0.5);
+    assert!(rig.event(gst::event::Segment::new(&segment)));
+    rig.push_all((0..20).map(|index| frame(&rgb(), index)));
+    assert_eq!(rig.query_latency().1, FRAME * 2 * 4 + DEADLINE);
+}
+
 /// The pipeline of a launch line with `element` between what it names `in` and `out`.
 fn pipeline_with(element: &gst::Element, line: &str) -> gst::Pipeline {
     let pipeline = gst::parse::launch(line).unwrap().downcast::<gst::Pipeline>().unwrap();

@@ -176,7 +176,7 @@ fn detail_finer_than_the_bundle_is_kept() {
 }
 
 /// The same frame with longer rows, and planes that begin later.
-fn padded(info: &VideoInfo, index: u64, padding: usize, lead: usize) -> gst::Buffer {
+pub fn padded(info: &VideoInfo, index: u64, padding: usize, lead: usize) -> gst::Buffer {
     let tight = frame(info, index);
     let source = VideoFrameRef::from_buffer_ref_readable(&tight, info).unwrap();
     let format = info.format_info();
