@@ -73,20 +73,31 @@ impl Bundle {
         })
     }
 
-    /// Reads every file: its sha256 is the manifest's, and no graph reads a file that the manifest does not list for it.
-    /// Takes as long as reading the bundle does. To be called before the graphs are loaded.
+    /// [`verify_graph`](Self::verify_graph) for each graph, in their order.
+    ///
+    /// # Errors
+    /// As [`verify_graph`](Self::verify_graph).
+    pub fn verify(&self) -> Result<(), BundleError> {
+        self.manifest
+            .graphs
+            .keys()
+            .try_for_each(|kind| self.verify_graph(*kind))
+    }
+
+    /// Reads every file of a graph: its sha256 is the manifest's, and the graph reads no file that the manifest does not list
+    /// for it. Takes as long as reading the files does. To be called before the graph is loaded.
     ///
     /// # Errors
     /// [`BundleError::Read`], [`BundleError::Checksum`], [`BundleError::GraphFile`] or [`BundleError::ExternalData`].
-    pub fn verify(&self) -> Result<(), BundleError> {
+    pub fn verify_graph(&self, kind: GraphKind) -> Result<(), BundleError> {
+        let Some(graph) = self.manifest.graphs.get(&kind) else {
+            return Ok(());
+        };
         let mut digests = BTreeMap::new();
-        for graph in self.manifest.graphs.values() {
-            for file in std::iter::once(&graph.model).chain(&graph.weights) {
-                self.verify_digest(file, &mut digests)?;
-            }
-            self.verify_model(&graph.model, &graph.weights)?;
+        for file in std::iter::once(&graph.model).chain(&graph.weights) {
+            self.verify_digest(file, &mut digests)?;
         }
-        Ok(())
+        self.verify_model(&graph.model, &graph.weights)
     }
 
     /// Checks the graphs' real inputs and outputs, as the runtime reports them, against the manifest.

@@ -1,5 +1,6 @@
 //! ONNX Runtime: finding and loading the library, execution providers, sessions shared by all elements of a process.
 
+mod arena;
 mod cache;
 mod engines;
 mod environment;

@@ -1,7 +1,9 @@
 //! The sessions of a bundle's graphs on one provider and device.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use ort::environment::Environment;
@@ -10,7 +12,7 @@ use ort::session::{Session, builder::SessionBuilder};
 use ort::value::{Outlet, TensorElementType, ValueType};
 use parking_lot::Mutex;
 
-use super::{Provider, ProviderOptions, RuntimeError, engines, tells_of_memory};
+use super::{Provider, ProviderOptions, RuntimeError, arena, engines, tells_of_memory};
 use crate::bundle::{Bundle, Contract, ElementType, GraphInfo, GraphKind, TensorInfo};
 
 /// Bundles with more bytes than this run on the CPU without arenas. Each of the four sessions has one, which keeps the
@@ -54,22 +56,29 @@ impl Sessions {
     ) -> Result<Self, RuntimeError> {
         // Asked first, so that a missing provider is not taken for a broken graph.
         session_builder(environment, options, is_lean)?;
-        bundle.verify()?;
+        let is_on_cpu = options.provider == Provider::Cpu;
+        // Large graphs are loaded in turn, for what loading takes of memory besides their weights; GPUs have not been tried.
+        let is_parallel = is_on_cpu && !is_lean;
+        let kinds = GraphKind::ALL
+            .into_iter()
+            .filter(|kind| bundle.graph_path(*kind).is_some());
+        let kinds: Vec<GraphKind> = kinds.collect();
+        for_each(&kinds, is_parallel, |kind| bundle.verify_graph(kind))?;
+        let load_all = || {
+            for_each(&kinds, is_parallel, |kind| {
+                load_graph(environment, options, is_lean, kind, bundle)
+            })
+        };
+        let loaded = if is_on_cpu && !is_lean {
+            arena::shared(environment, load_all)?
+        } else {
+            load_all()?
+        };
         let mut graphs = BTreeMap::new();
         let mut infos = BTreeMap::new();
         let mut notices = vec![];
-        for kind in GraphKind::ALL {
-            let Some(path) = bundle.graph_path(kind) else {
-                continue;
-            };
-            let load = || load_graph(environment, options, is_lean, kind, path);
-            let session = if options.provider == Provider::TensorRt {
-                let (session, notice) = engines::load_or_rebuild(&options.engine_cache, load)?;
-                notices.extend(notice);
-                session
-            } else {
-                load()?
-            };
+        for (kind, (session, notice)) in kinds.into_iter().zip(loaded) {
+            notices.extend(notice);
             infos.insert(
                 kind,
                 GraphInfo {
@@ -129,7 +138,8 @@ fn tells_of_gpu(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-/// A builder with the provider registered. `is_lean` sessions give memory back to the system as soon as it is free.
+/// A builder with the provider registered. `is_lean` sessions give memory back to the system as soon as it is free; others on
+/// the CPU have the arena of [`arena::shared`].
 fn session_builder(
     environment: &Environment,
     options: &ProviderOptions,
@@ -158,17 +168,73 @@ fn session_builder(
         .map_err(call("AddSessionConfigEntry"))?
         .with_execution_providers(options.dispatch())
         .map_err(|error| unavailable(error.to_string()))?;
-    if !is_lean {
+    if options.provider != Provider::Cpu {
         return Ok(builder);
     }
-    builder
-        .with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])
-        .map_err(call("DisableCpuMemArena"))?
-        .with_memory_pattern(false)
-        .map_err(call("DisableMemPattern"))
+    // A pattern is one block for all that a run takes, got in the second run, beside the arena that the first one has filled.
+    let builder = builder.with_memory_pattern(false).map_err(call("DisableMemPattern"))?;
+    if is_lean {
+        builder
+            .with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])
+            .map_err(call("DisableCpuMemArena"))
+    } else {
+        builder.with_env_allocators().map_err(call("AddSessionConfigEntry"))
+    }
 }
 
+/// `work` on each graph, in threads of their own or in turn; the results in the graphs' order.
+///
+/// # Errors
+/// The first graph's error, of those that fail, whichever failed first.
+fn for_each<T: Send, E: Send>(
+    kinds: &[GraphKind],
+    is_parallel: bool,
+    work: impl Fn(GraphKind) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
+    if !is_parallel {
+        return kinds.iter().map(|kind| work(*kind)).collect();
+    }
+    thread::scope(|scope| {
+        let work = &work;
+        let begin = |kind: &GraphKind| {
+            let kind = *kind;
+            let name = format!("dvface-{kind}");
+            (
+                kind,
+                thread::Builder::new()
+                    .name(name)
+                    .spawn_scoped(scope, move || work(kind)),
+            )
+        };
+        let begun: Vec<_> = kinds.iter().map(begin).collect();
+        let finish = |(kind, thread): (GraphKind, std::io::Result<thread::ScopedJoinHandle<'_, _>>)| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            // There is no thread to be had: this one does it.
+            Err(_) => work(kind),
+        };
+        let results: Vec<_> = begun.into_iter().map(finish).collect();
+        results.into_iter().collect()
+    })
+}
+
+/// A graph's session, and what a user should know of it.
 fn load_graph(
+    environment: &Environment,
+    options: &ProviderOptions,
+    is_lean: bool,
+    kind: GraphKind,
+    bundle: &Bundle,
+) -> Result<(Session, Option<String>), RuntimeError> {
+    let path = bundle.graph_path(kind).expect("asked for graphs of the bundle alone");
+    let load = || create_session(environment, options, is_lean, kind, path);
+    if options.provider == Provider::TensorRt {
+        engines::load_or_rebuild(&options.engine_cache, load)
+    } else {
+        Ok((load()?, None))
+    }
+}
+
+fn create_session(
     environment: &Environment,
     options: &ProviderOptions,
     is_lean: bool,

@@ -1,0 +1,81 @@
+//! One CPU arena for all sessions of a bundle. Each would have its own, which keeps the most that its graph ever took,
+//! though of the graphs of a window one runs at a time.
+
+use ort::AsPointer;
+use ort::environment::Environment;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use parking_lot::Mutex;
+
+use super::RuntimeError;
+
+/// The environment has one shared arena at a time.
+static REGISTERED: Mutex<()> = Mutex::new(());
+
+/// What `load` gives. Sessions made in it with [`with_env_allocators`] share an arena, which goes with the last of them.
+///
+/// [`with_env_allocators`]: ort::session::builder::SessionBuilder::with_env_allocators
+///
+/// # Errors
+/// [`RuntimeError::Call`] where ONNX Runtime has no arena to give; as `load`.
+pub(super) fn shared<T>(
+    environment: &Environment,
+    load: impl FnOnce() -> Result<T, RuntimeError>,
+) -> Result<T, RuntimeError> {
+    let _turn = REGISTERED.lock();
+    let registration = Registration::new(environment).map_err(|error| RuntimeError::Call {
+        call: "CreateAndRegisterAllocator",
+        reason: error.to_string(),
+    })?;
+    let loaded = load()?;
+    registration.end().map_err(|error| RuntimeError::Call {
+        call: "UnregisterAllocator",
+        reason: error.to_string(),
+    })?;
+    Ok(loaded)
+}
+
+/// An arena that the environment gives to sessions. Those that have it keep it when this is gone.
+struct Registration<'e> {
+    environment: &'e Environment,
+    memory: MemoryInfo<'static>,
+    is_over: bool,
+}
+
+impl<'e> Registration<'e> {
+    fn new(environment: &'e Environment) -> ort::Result<Self> {
+        let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Arena, MemoryType::Default)?;
+        // SAFETY: both pointers are valid for the call, which copies what it needs of them; no configuration means ONNX
+        // Runtime's own. The lock in `shared` keeps others from the environment's list of allocators.
+        let status = unsafe {
+            (ort::api().CreateAndRegisterAllocator)(environment.ptr().cast_mut(), memory.ptr(), std::ptr::null())
+        };
+        // SAFETY: the status is the call's own.
+        unsafe { ort::Error::result_from_status(status) }?;
+        Ok(Self {
+            environment,
+            memory,
+            is_over: false,
+        })
+    }
+
+    fn end(mut self) -> ort::Result<()> {
+        self.unregister()
+    }
+
+    fn unregister(&mut self) -> ort::Result<()> {
+        self.is_over = true;
+        // SAFETY: as above. Sessions share the ownership of their arena.
+        let status = unsafe { (ort::api().UnregisterAllocator)(self.environment.ptr().cast_mut(), self.memory.ptr()) };
+        // SAFETY: the status is the call's own.
+        unsafe { ort::Error::result_from_status(status) }
+    }
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // Loading has failed, and its error is the one to tell of.
+            let _ = self.unregister();
+        }
+    }
+}
