@@ -16,6 +16,8 @@ pub struct Difference {
     width: usize,
     /// Of one row, in RGB.
     rows: [Vec<i16>; 3],
+    /// The matrix's shares, as often as a row has pixels: products with what is read beside them vectorise in 16 bits.
+    shares: [[Vec<i16>; 3]; 3],
 }
 
 impl Difference {
@@ -32,6 +34,10 @@ impl Difference {
         for row in &mut self.rows {
             row.resize(self.width, 0);
         }
+        for (shares, share) in self.shares.as_flattened_mut().iter_mut().zip(matrix.0.as_flattened()) {
+            shares.clear();
+            shares.resize(self.width, *share);
+        }
         let [red, green, blue] = &mut self.rows;
         for y in 0..area.height as usize {
             let start = (y + area.y as usize) * width + area.x as usize;
@@ -44,10 +50,12 @@ impl Difference {
                 *green = off(seen[1], restored[1]);
                 *blue = off(seen[2], restored[2]);
             }
-            for (plane, shares) in self.planes.iter_mut().zip(&matrix.0) {
+            for (plane, [a, b, c]) in self.planes.iter_mut().zip(&self.shares) {
                 let values = red.iter().zip(&*green).zip(&*blue);
-                for (target, ((red, green), blue)) in plane[y * self.width..].iter_mut().zip(values) {
-                    *target = combined((*red, *green, *blue), shares);
+                let shares = a.iter().zip(b).zip(c);
+                let targets = plane[y * self.width..][..self.width].iter_mut();
+                for (target, (values, shares)) in targets.zip(values.zip(shares)) {
+                    *target = combined(values, shares);
                 }
             }
         }
@@ -69,11 +77,15 @@ fn off(seen: u8, restored: u8) -> i16 {
 }
 
 #[inline]
-fn combined((x, y, z): (i16, i16, i16), row: &[i16; 3]) -> i16 {
-    let product = |value: i16, share: i16| i32::from(value) * i32::from(share);
-    let sum = product(x, row[0]) + product(y, row[1]) + product(z, row[2]);
-    ((sum + (1 << (MATRIX_BITS - 1))) >> MATRIX_BITS) as i16
+fn combined(((x, y), z): Three<'_>, ((a, b), c): Three<'_>) -> i16 {
+    let product = |value: &i16, share: &i16| i32::from(*value) * i32::from(*share);
+    let sum = product(x, a) + product(y, b) + product(z, c);
+    // Never out of range; bounded all the same, which packs faster than cut off bits.
+    ((sum + (1 << (MATRIX_BITS - 1))) >> MATRIX_BITS).clamp(i16::MIN.into(), i16::MAX.into()) as i16
 }
+
+/// As two zips give them.
+type Three<'a> = ((&'a i16, &'a i16), &'a i16);
 
 /// From differences of RGB to those of other colours, both with 8 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

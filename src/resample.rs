@@ -27,6 +27,14 @@ pub struct Axis {
     from: usize,
 }
 
+/// Memory for the way of rows, whatever their axis.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// What the taps of each sample see.
+    seen: Vec<[i16; GROUP]>,
+    sums: Vec<i32>,
+}
+
 /// How one axis of a picture lies on another.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
@@ -103,32 +111,57 @@ impl Axis {
         self.starts.is_empty()
     }
 
-    /// Combines rows of `width` values of `plane`, [`Scale::from`] of them, to the row `at`. `sums` is memory for the way.
+    /// The source samples behind the samples `span`.
+    pub fn sources(&self, span: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+        if span.is_empty() {
+            return 0..0;
+        }
+        self.starts[span.start]..(self.starts[span.end - 1] + self.taps).min(self.from)
+    }
+
+    /// Combines rows of `width` values of `plane`, [`Scale::from`] of them, to the row `at`, of which only the values `columns` are
+    /// written. `memory` is for the way.
     ///
     /// # Panics
     /// Panics where the plane has fewer rows, or `out` another width.
-    pub fn down(&self, at: usize, plane: &[i16], width: usize, sums: &mut Vec<i32>, out: &mut [i16]) {
-        let row = |row: usize| &plane[row.min(self.from - 1) * width..][..width];
+    pub fn down(
+        &self,
+        at: usize,
+        plane: &[i16],
+        width: usize,
+        columns: std::ops::Range<usize>,
+        memory: &mut Memory,
+        out: &mut [i16],
+    ) {
         assert_eq!(out.len(), width);
+        let out = &mut out[columns.clone()];
+        let row = |row: usize| &plane[row.min(self.from - 1) * width..][columns.clone()];
         if self.taps == 1 {
             out.copy_from_slice(row(self.starts[at]));
             return;
         }
-        sums.clear();
-        sums.resize(width, ONE / 2);
-        let shares = &self.shares[at * self.taps..][..self.taps];
-        for (group, shares) in shares.chunks_exact(GROUP).enumerate() {
+        let groups = self.shares[at * self.taps..][..self.taps].as_chunks().0;
+        let rows_of = |group: usize| {
             let start = self.starts[at] + group * GROUP;
-            let [a, b, c, d] = [row(start), row(start + 1), row(start + 2), row(start + 3)];
-            let rows = a.iter().zip(b).zip(c.iter().zip(d));
-            for (sum, ((a, b), (c, d))) in sums.iter_mut().zip(rows) {
-                let product = |value: i16, share: i16| i32::from(value) * i32::from(share);
-                *sum +=
-                    product(*a, shares[0]) + product(*b, shares[1]) + product(*c, shares[2]) + product(*d, shares[3]);
+            let [a, b, c, d] = [0, 1, 2, 3].map(|tap| row(start + tap).iter());
+            a.zip(b).zip(c.zip(d)).map(|((a, b), (c, d))| [*a, *b, *c, *d])
+        };
+        if let [shares] = groups {
+            for (out, values) in out.iter_mut().zip(rows_of(0)) {
+                *out = rounded(four(&values, shares));
+            }
+            return;
+        }
+        let sums = &mut memory.sums;
+        sums.clear();
+        sums.resize(out.len(), 0);
+        for (group, shares) in groups.iter().enumerate() {
+            for (sum, values) in sums.iter_mut().zip(rows_of(group)) {
+                *sum += four(&values, shares);
             }
         }
         for (out, sum) in out.iter_mut().zip(sums.iter()) {
-            *out = (*sum >> BITS) as i16;
+            *out = rounded(*sum);
         }
     }
 
@@ -138,21 +171,29 @@ impl Axis {
         self.from.max(self.taps)
     }
 
-    /// Writes the samples `span` of a row.
+    /// Writes the samples `span` of a row. `memory` is for the way.
     ///
     /// # Panics
     /// Panics where the row is shorter than [`row_length`](Self::row_length).
-    pub fn across(&self, row: &[i16], span: std::ops::Range<usize>, out: &mut Vec<i16>) {
+    pub fn across(&self, row: &[i16], span: std::ops::Range<usize>, memory: &mut Memory, out: &mut Vec<i16>) {
         assert_eq!(row.len(), self.row_length());
         out.clear();
         let starts = self.starts[span.clone()].iter();
         let shares = &self.shares[span.start * self.taps..span.end * self.taps];
         match self.taps {
             1 => out.extend_from_slice(&row[span]),
-            GROUP => out.extend(starts.zip(shares.as_chunks().0).map(|(start, shares)| {
-                let values = row[*start..].first_chunk().expect("taps are within the row");
-                rounded(four(values, shares))
-            })),
+            // In steps that vectorise each: what the taps see side by side, products in pairs, and their sums.
+            GROUP => {
+                let Memory { seen, sums } = memory;
+                seen.clear();
+                seen.extend(starts.map(|start| taps_at(row, *start)));
+                sums.resize(2 * seen.len(), 0);
+                let pairs = seen.as_flattened().as_chunks().0.iter().zip(shares.as_chunks().0);
+                for (sum, ([a, b], [c, d])) in sums.iter_mut().zip(pairs) {
+                    *sum = i32::from(*a) * i32::from(*c) + i32::from(*b) * i32::from(*d);
+                }
+                out.extend(sums.as_chunks().0.iter().map(|[first, second]| rounded(first + second)));
+            }
             taps => out.extend(starts.zip(shares.chunks_exact(taps)).map(|(start, shares)| {
                 let values = row[*start..start + taps].as_chunks().0;
                 let groups = values.iter().zip(shares.as_chunks().0);
@@ -169,8 +210,14 @@ fn four(values: &[i16; GROUP], shares: &[i16; GROUP]) -> i32 {
 }
 
 #[inline]
+fn taps_at(row: &[i16], start: usize) -> [i16; GROUP] {
+    *row[start..].first_chunk().expect("taps are within the row")
+}
+
+/// Sums are never out of range; bounded all the same, which packs faster than cut off bits.
+#[inline]
 fn rounded(sum: i32) -> i16 {
-    ((sum + ONE / 2) >> BITS) as i16
+    ((sum + ONE / 2) >> BITS).clamp(i16::MIN.into(), i16::MAX.into()) as i16
 }
 
 /// A filter around 0, with values up to `reach`.
@@ -230,12 +277,12 @@ mod tests {
         let mut row = values.to_vec();
         row.resize(axis.row_length(), 99);
         let mut across = Vec::new();
-        axis.across(&row, 0..axis.len(), &mut across);
+        axis.across(&row, 0..axis.len(), &mut Memory::default(), &mut across);
         // A column is a plane of width 1.
         let down = (0..axis.len())
             .map(|at| {
                 let mut out = [0];
-                axis.down(at, values, 1, &mut Vec::new(), &mut out);
+                axis.down(at, values, 1, 0..1, &mut Memory::default(), &mut out);
                 out[0]
             })
             .collect();

@@ -13,7 +13,7 @@ use super::recent::Recent;
 use crate::difference::{Difference, Matrix};
 use crate::face::mask;
 use crate::face::tone::{Low, Places};
-use crate::resample::{Axis, Scale};
+use crate::resample::{self, Axis, Scale};
 use crate::scene::Area;
 
 /// How much of a difference is added.
@@ -65,7 +65,7 @@ struct Grid {
 struct Memory {
     restored: Vec<u8>,
     difference: Difference,
-    sums: Vec<i32>,
+    resample: resample::Memory,
     row: Vec<i16>,
     scaled: Vec<i16>,
     shares: Vec<i16>,
@@ -147,7 +147,7 @@ impl Paste {
         let Ok(layout) = self.layouts.get((area.width, area.height), make);
         let Memory {
             difference,
-            sums,
+            resample,
             row,
             scaled,
             shares: row_shares,
@@ -196,8 +196,8 @@ impl Paste {
                         (span, Shares::Each(row_shares))
                     }
                 };
-                down.down(at, plane, width, sums, &mut row[..width]);
-                across.across(row, span.clone(), scaled);
+                down.down(at, plane, width, across.sources(&span), resample, &mut row[..width]);
+                across.across(row, span.clone(), resample, scaled);
                 if share.matches_colours {
                     low.remove(at, span.start, &grid.cells_down, scaled);
                 }

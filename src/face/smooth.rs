@@ -8,20 +8,22 @@
 use super::Rect;
 
 /// Standard deviation of a box's centre as detectors give it, in heights of the face.
-const CENTRE_NOISE: f64 = 0.012;
+const CENTRE_NOISE: f64 = 0.014;
 /// The same of its height and width.
 const SIZE_NOISE: f64 = 0.03;
 /// Standard deviation of a centre's acceleration while a head is calm, in heights per square frame.
-const CENTRE_ACCELERATION: f64 = 0.001;
+const CENTRE_ACCELERATION: f64 = 0.0013;
 /// The same of the size's.
 const SIZE_ACCELERATION: f64 = 0.0005;
 
 /// Share of the newest measurement in how restless a coordinate is.
-const RESTLESS_SHARE: f64 = 0.3;
-/// From here on a coordinate accelerates more than a calm one; noise alone has 1 in the mean.
-const RESTLESS: f64 = 1.5;
+const RESTLESS_SHARE: f64 = 0.2;
+/// What a measurement counts there that is off to the other side than the last one: noise changes sides, a lag does not.
+const OTHER_SIDE: f64 = 0.5;
+/// From here on a coordinate accelerates more than a calm one; noise alone has 0.75 in the mean.
+const RESTLESS: f64 = 2.0;
 /// At most as many times the variance of a calm acceleration.
-const MOST_RESTLESS: f64 = 1000.0;
+const MOST_RESTLESS: f64 = 300.0;
 
 /// Share of its speed that a face keeps with every frame in which it is looked for and not found.
 const LOST_DRAG: f64 = 0.8;
@@ -36,6 +38,8 @@ struct Coordinate {
     speed_variance: f64,
     /// Mean square of how far off the expected value the last measured ones were, in what was to be expected.
     restless: f64,
+    /// How far off the last one was.
+    last_off: f64,
     /// Frames since the last measured value.
     frames: u32,
 }
@@ -50,6 +54,7 @@ impl Coordinate {
             shared: 0.0,
             speed_variance,
             restless: 1.0,
+            last_off: 0.0,
             frames: 0,
         }
     }
@@ -66,7 +71,9 @@ impl Coordinate {
     /// Takes a measured value with noise of variance `noise`; `acceleration` as for [`step`](Self::step).
     fn take(&mut self, measured: f64, noise: f64, acceleration: f64) {
         let off = measured - self.value;
-        let surprise = off * off / (self.variance + noise);
+        let side = if off * self.last_off > 0.0 { 1.0 } else { OTHER_SIDE };
+        self.last_off = off;
+        let surprise = side * off * off / (self.variance + noise);
         self.restless += RESTLESS_SHARE * (surprise - self.restless);
         if self.restless > RESTLESS {
             // A head that starts or turns is believed at once.
@@ -86,7 +93,7 @@ impl Coordinate {
 impl Coordinate {
     /// How much more than a calm one it accelerates.
     fn boost(&self) -> f64 {
-        self.restless.max(1.0).powi(2).min(MOST_RESTLESS)
+        self.restless.max(1.0).powi(3).min(MOST_RESTLESS)
     }
 
     /// Adds the doubt of a frame's acceleration with the variance `acceleration`.

@@ -64,7 +64,10 @@ fn region_mode() -> &'static str {
 pub fn in_region_mode(element: &gst::Element) -> Result<(), String> {
     match region_mode() {
         "frame" => return Ok(()),
-        "meta" => element.set_property_from_str("region", "meta"),
+        "meta" => {
+            element.set_property_from_str("region", "meta");
+            tell_of_a_face(element);
+        }
         "detect" => {
             element.set_property_from_str("region", "detect");
             element.set_property("detector", crate::detector("yunet-whole"));
@@ -75,6 +78,19 @@ pub fn in_region_mode(element: &gst::Element) -> Result<(), String> {
     // `brighter` changes the low frequencies only.
     element.set_property("match-colours", false);
     Ok(())
+}
+
+/// Adds the face to buffers that nobody has told of one: those of a pipeline's source. What [`stamp`] has made is not touched.
+fn tell_of_a_face(element: &gst::Element) {
+    let sink = element.static_pad("sink").unwrap();
+    sink.add_probe(gst::PadProbeType::BUFFER, |_, info| {
+        if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data
+            && buffer.meta::<VideoRegionOfInterestMeta>().is_none()
+        {
+            add_face(buffer.make_mut(), WHOLE_FACE);
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Answers latency queries as a live source does.
@@ -334,9 +350,12 @@ pub fn stamp(buffer: &mut gst::BufferRef, index: u64) {
     buffer.set_offset(index);
     buffer.set_offset_end(index + 1);
     if region_mode() == "meta" {
-        add_face(buffer, (0, 0, 10_000, 10_000));
+        add_face(buffer, WHOLE_FACE);
     }
 }
+
+/// A face that fills any frame of these tests.
+const WHOLE_FACE: (u32, u32, u32, u32) = (0, 0, 10_000, 10_000);
 
 /// Adds a face as upstream tells of one: left, top, width, height.
 pub fn add_face(buffer: &mut gst::BufferRef, rect: (u32, u32, u32, u32)) {
