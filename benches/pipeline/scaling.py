@@ -37,20 +37,8 @@ Point = tuple[float, Cost]
 class Bench:
     """Runs clips; `folder` takes them."""
 
-    def __init__(
-        self,
-        plugin_path: Path,
-        model: Path,
-        frames: int,
-        folder: Path,
-        longest: int = LENGTHS[-1],
-    ):
-        self.plugin_path, self.model, self.frames, self.folder = (
-            plugin_path,
-            model,
-            frames,
-            folder,
-        )
+    def __init__(self, plugin_path: Path, model: Path, frames: int, folder: Path, longest: int = LENGTHS[-1]):
+        self.plugin_path, self.model, self.frames, self.folder = plugin_path, model, frames, folder
         self.longest = longest
 
     def element(self, model: Path, **properties: int) -> str:
@@ -63,33 +51,20 @@ class Bench:
             once = min(count, 50)
             clip = clip_of(self.folder, 64, 64, once)
             clip = Clip(clip.path, 64, 64, once, count // once)
-            yield (
-                count,
-                launch(clip, self.element(TINY, num_threads=1), self.plugin_path),
-            )
+            yield count, launch(clip, self.element(TINY, num_threads=1), self.plugin_path)
 
     def size(self) -> Iterator[Point]:
         """Frames of 360p to 2160p, by their pixels in millions."""
         for width, height in SIZES:
             clip = clip_of(self.folder, width, height, self.frames)
-            yield (
-                width * height / 1e6,
-                launch(clip, self.element(self.model), self.plugin_path),
-            )
+            yield width * height / 1e6, launch(clip, self.element(self.model), self.plugin_path)
             clip.path.unlink()
 
     def threads(self) -> Iterator[Point]:
         """1 thread to as many as there are CPUs."""
         clip = clip_of(self.folder, 512, 512, self.frames)
         for threads in range(1, len(os.sched_getaffinity(0)) + 1):
-            yield (
-                threads,
-                launch(
-                    clip,
-                    self.element(self.model, num_threads=threads),
-                    self.plugin_path,
-                ),
-            )
+            yield threads, launch(clip, self.element(self.model, num_threads=threads), self.plugin_path)
 
     def overlap(self, overlaps: list[int]) -> Iterator[Point]:
         """Overlaps of the bundle's window."""
@@ -106,14 +81,7 @@ class Bench:
         clip = clip_of(self.folder, 512, 512, self.frames)
         for bundle in bundles:
             frames = tomllib.loads((bundle / "bundle.toml").read_text())["window"]["frames"]
-            yield (
-                frames,
-                launch(
-                    clip,
-                    self.element(bundle.resolve(), overlap_frames=2),
-                    self.plugin_path,
-                ),
-            )
+            yield frames, launch(clip, self.element(bundle.resolve(), overlap_frames=2), self.plugin_path)
 
 
 def check_flat(points: list[Point]) -> str:
@@ -160,25 +128,24 @@ def draw(name: str, label: str, points: list[Point], path: Path, title: str) -> 
     pyplot.close(figure)
 
 
+def shown(points: Iterator[Point]) -> Iterator[Point]:
+    """The points, each printed as it comes."""
+    for value, cost in points:
+        graphs = sum(cost.graphs_ms.values())
+        parts = f"({graphs:.2f}, {cost.conversion_ms:.2f}, {cost.rest_ms:.2f})"
+        print(f"{value:>10g} {cost.fps:>9.1f} {cost.window_ms:>9.2f} {parts} {cost.memory:>8.1f}", flush=True)
+        yield value, cost
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plugin-path", type=Path, default=ROOT / "target/release")
-    parser.add_argument(
-        "--model",
-        type=Path,
-        default=ROOT / "models/dvface-nano",
-        help="folder of the bundle",
-    )
+    parser.add_argument("--model", type=Path, default=ROOT / "models/dvface-nano", help="folder of the bundle")
     parser.add_argument("--plots", nargs="+", default=["length", "size", "threads", "overlap"])
     parser.add_argument("--overlaps", type=int, nargs="+", default=[1, 2, 4, 6, 8])
     parser.add_argument("--windows", type=Path, nargs="+", default=[], metavar="BUNDLE")
     parser.add_argument("--frames", type=int, default=100)
-    parser.add_argument(
-        "--longest",
-        type=int,
-        default=LENGTHS[-1],
-        help="frames of the longest clip of the plot of lengths",
-    )
+    parser.add_argument("--longest", type=int, default=LENGTHS[-1], help="frames of the longest clip, for length")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/bench")
     parser.add_argument("--machine", default=machine(), help="its name in the results")
     args = parser.parse_args()
@@ -186,13 +153,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(
-            args.plugin_path,
-            args.model.resolve(),
-            args.frames,
-            Path(folder),
-            args.longest,
-        )
+        bench = Bench(args.plugin_path, args.model.resolve(), args.frames, Path(folder), args.longest)
         plots = {
             "length": ("frames of the clip (tiny bundle)", bench.length),
             "size": ("pixels of a frame, millions", bench.size),
@@ -204,17 +165,9 @@ def main() -> int:
             args.plots.append("window")
         for name in args.plots:
             label, run = plots[name]
-            points = []
             print(f"{label}: frames per second, ms a window (graphs, conversion, rest), MiB")
             try:
-                for value, cost in run():
-                    points.append((value, cost))
-                    graphs = sum(cost.graphs_ms.values())
-                    print(
-                        f"{value:>10g} {cost.fps:>9.1f} {cost.window_ms:>9.2f} ({graphs:.2f}, {cost.conversion_ms:.2f}, "
-                        f"{cost.rest_ms:.2f}) {cost.memory:>8.1f}",
-                        flush=True,
-                    )
+                points = list(shown(run()))
             except LaunchError as error:
                 # The other plots have clips and settings of their own; an unfinished one is not written.
                 print(f"error: {name}: {error}", file=sys.stderr)
@@ -241,24 +194,8 @@ def write(path: Path, name: str, plot: str, points: list[Point]) -> None:
             writer.writerow(["date", "machine", "plot", "x", "frames", "fps", "window_ms", "conversion_ms", "rest_ms",
                              "cpu_s", "memory_mib"])  # fmt: skip
         for x, cost in points:
-            figures = (
-                cost.fps,
-                cost.window_ms,
-                cost.conversion_ms,
-                cost.rest_ms,
-                cost.cpu,
-                cost.memory,
-            )
-            writer.writerow(
-                [
-                    date,
-                    name,
-                    plot,
-                    f"{x:g}",
-                    cost.frames,
-                    *(f"{figure:.4g}" for figure in figures),
-                ]
-            )
+            figures = (cost.fps, cost.window_ms, cost.conversion_ms, cost.rest_ms, cost.cpu, cost.memory)
+            writer.writerow([date, name, plot, f"{x:g}", cost.frames, *(f"{figure:.4g}" for figure in figures)])
 
 
 if __name__ == "__main__":
