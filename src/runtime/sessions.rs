@@ -305,7 +305,7 @@ mod tests {
             let failed = for_each(&GraphKind::ALL, is_parallel, work);
             assert_eq!(failed.unwrap_err(), GraphKind::Prior);
         }
-        let all = for_each(&GraphKind::ALL, true, |kind| Ok::<_, ()>(kind));
+        let all = for_each(&GraphKind::ALL, true, Ok::<_, ()>);
         assert_eq!(all.unwrap(), GraphKind::ALL, "in the graphs' order");
     }
 }
