@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -18,6 +20,18 @@ FIRST = "the first window is restored"
 LAST = "statistics: dvfacerestore-stats"
 STARTED = "Setting pipeline to PAUSED"
 ENDED = "Got EOS"
+
+
+# Runs a command and writes its CPU seconds and greatest memory (KiB) to a file. What wait4 says of a child's memory is
+# never less than what its parent had when it was started: that must be this small process, not one that has made clips.
+WATCH = """
+import json, os, sys
+path, *command = sys.argv[1:]
+_, status, usage = os.wait4(os.spawnvp(os.P_NOWAIT, command[0], command), 0)
+with open(path, "w") as file:
+    json.dump([usage.ru_utime + usage.ru_stime, usage.ru_maxrss], file)
+sys.exit(1 if status else 0)
+"""
 
 
 class LaunchError(RuntimeError):
@@ -125,9 +139,9 @@ def launch(clip: Clip, element: str, plugin_path: Path) -> Cost:
             "GST_PLUGIN_PATH": str(plugin_path), "GST_DEBUG": "dvfacerestore:4", "GST_DEBUG_FILE": str(log),
             "GST_DEBUG_NO_COLOR": "1",
         }  # fmt: skip
-        process = subprocess.Popen(
-            ["gst-launch-1.0", *shlex.split(line)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        usage = Path(folder, "usage")
+        watched = [sys.executable, "-ISc", WATCH, str(usage), "gst-launch-1.0", *shlex.split(line)]
+        process = subprocess.Popen(watched, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         started = ended = None
         printed = []
         for text in process.stdout:
@@ -137,20 +151,19 @@ def launch(clip: Clip, element: str, plugin_path: Path) -> Cost:
                 started = now
             elif text.startswith(ENDED):
                 ended = now
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
         logged = log.read_text(errors="replace") if log.exists() else ""
         found, warm = statistics(logged), warm_seconds(logged)
+        cpu, memory = json.loads(usage.read_text()) if usage.exists() else (0.0, 0.0)
     whole = f"gst-launch-1.0 {line}\n{''.join(printed)}"
-    if process.returncode or started is None or ended is None:
+    if process.returncode or not memory or started is None or ended is None:
         raise LaunchError(whole)
     if found and found["frames-out"] != clip.count:
         raise LaunchError(f"{whole}\n{clip.count} frames in, {found['frames-out']:.0f} out")
     # A clip of one window has none that is warm.
     is_warm = warm is not None and found.get("windows", 0.0) > 1
     seconds = warm if is_warm else ended - started
-    cpu = usage.ru_utime + usage.ru_stime
-    return Cost(clip.count, seconds, cpu, usage.ru_maxrss / 1024, statistics=found, is_warm=is_warm)
+    return Cost(clip.count, seconds, cpu, memory / 1024, statistics=found, is_warm=is_warm)
 
 
 def first_frame(clip: Clip, element: str, plugin_path: Path) -> float:

@@ -4,6 +4,7 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import append, clip_of, draw, measure, table
@@ -39,6 +40,13 @@ def test_a_run_is_measured_beside_all_others(clip, tmp_path):
 def test_a_line_that_fails_is_an_error_with_its_text(clip):
     with pytest.raises(LaunchError, match="nonexistent-bundle"):
         launch(clip, "dvfacerestore model=/nonexistent-bundle provider=cpu", PLUGIN)
+
+
+def test_memory_is_that_of_the_pipeline_and_not_of_the_bench(clip):
+    held = np.ones(400 << 20, np.uint8)
+    cost = launch(clip, "identity", PLUGIN)
+    assert 1 < cost.memory < held.nbytes / (1 << 20) / 2
+    assert cost.cpu > 0
 
 
 def test_sizes_that_are_no_whole_words_are_refused(tmp_path):

@@ -79,3 +79,30 @@ impl Drop for Registration<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime;
+
+    /// One that stayed would be given to sessions of others, and keep its memory until the process ends.
+    #[test]
+    fn no_arena_stays_registered_whether_loading_works_or_not() {
+        let environment = runtime::environment(&crate::restorer::library::runtime_library()).unwrap();
+        let is_registered = |_turn: parking_lot::MutexGuard<'_, ()>| {
+            let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Arena, MemoryType::Default).unwrap();
+            let mut left = Registration {
+                environment: &environment,
+                memory,
+                is_over: true,
+            };
+            left.unregister().is_ok()
+        };
+        let turn = REGISTERED.lock();
+        std::mem::forget(Registration::new(&environment).unwrap());
+        assert!(is_registered(turn), "what is registered is found");
+        assert!(shared(&environment, || Ok(())).is_ok() && !is_registered(REGISTERED.lock()));
+        let failed = || Err::<(), _>(RuntimeError::LibraryNotFound { searched: vec![] });
+        assert!(shared(&environment, failed).is_err() && !is_registered(REGISTERED.lock()));
+    }
+}

@@ -288,3 +288,24 @@ fn tensor_info(outlet: &Outlet) -> TensorInfo {
         dims,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which error is told must not depend on which thread was faster.
+    #[test]
+    fn the_first_graph_that_fails_is_told_whichever_fails_first() {
+        let work = |kind| {
+            let rank = kind as u64;
+            thread::sleep(Duration::from_millis(20 * (4 - rank)));
+            if rank == 0 { Ok(kind) } else { Err(kind) }
+        };
+        for is_parallel in [true, false] {
+            let failed = for_each(&GraphKind::ALL, is_parallel, work);
+            assert_eq!(failed.unwrap_err(), GraphKind::Prior);
+        }
+        let all = for_each(&GraphKind::ALL, true, Ok::<_, ()>);
+        assert_eq!(all.unwrap(), GraphKind::ALL, "in the graphs' order");
+    }
+}
