@@ -248,6 +248,22 @@ def measure(found: list[dict[int, Box]], truth: list[list[Box | None]]) -> dict[
     return {"recall": hits / seen, "switches": switches, "error": root, "step": shaking}
 
 
+def spread(found: list[dict[int, Box]], truth: list[list[Box | None]]) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviations of the one person's boxes around the truth in heights of the face: x, y, width, height, [4].
+
+    First of all that is not constant; then of what is new in each frame, as noise without memory would be.
+    """
+    off = []
+    for faces, (box,) in zip(found, truth, strict=True):
+        if box is None or not faces:
+            continue
+        own = np.array(max(faces.values(), key=lambda face: overlap(face, box)))
+        difference = own - np.array(box)
+        difference[:2] += difference[2:] / 2
+        off.append(difference / box[3])
+    return np.std(off, axis=0), np.std(np.diff(off, axis=0), axis=0) / np.sqrt(2)
+
+
 def psnr_in_faces(picture: np.ndarray, clean: np.ndarray, truth: list[list[Box | None]]) -> float:
     """PSNR of RGB inside the ellipses of the faces, dB, over all frames together."""
     squares, count = 0.0, 0
@@ -286,6 +302,7 @@ def main() -> None:
     parser.add_argument("--intervals", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of the clips to make")
     parser.add_argument("--psnr", action="store_true", help="restore with dvface-nano, and measure")
+    parser.add_argument("--noise", action="store_true", help="print how far the detector's boxes spread")
     parser.add_argument("--pictures", type=Path, help="folder for input and output of some frames (with --psnr)")
     args = parser.parse_args()
     network = cv2.FaceDetectorYN.create(str(args.detector), "", (320, 320), 0.7)
@@ -308,6 +325,9 @@ def main() -> None:
             {at: tuple(value * 4 for value in box) for at, box in enumerate(detect(network, frame))} for frame in small
         ]
         report(name, "boxes frame by frame", measure(alone, truth))
+        if args.noise and len(people) == 1:
+            for what, values in zip(("all", "new in each frame"), spread(alone, truth), strict=True):
+                print(f"spread of x, y, width, height in heights of the face, {what}: {values.round(4)}", flush=True)
         for interval in args.intervals:
             options = [f"detect-interval={interval}", f"model={BUNDLE}", f"min-face-size={MIN_FACE}"]
             found = run(scene, args.detector, options)

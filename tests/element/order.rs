@@ -278,7 +278,7 @@ fn metas_are_kept() {
         // Faces that upstream tells of, and those that were restored, are others.
         let rois = buffer.iter_meta::<VideoRegionOfInterestMeta>();
         let rois: Vec<_> = rois
-            .filter(|roi| !matches!(&*roi.roi_type(), "face" | "dvface-restored"))
+            .filter(|roi| !["face", "dvface-restored"].contains(&roi.roi_type()))
             .collect();
         assert_eq!(rois.len(), 2);
         assert_eq!((rois[0].rect(), rois[0].id()), ((at, 2, 3 + at, 4), at as i32));
