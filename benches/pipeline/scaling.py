@@ -52,7 +52,7 @@ class Bench:
             once = min(count, 50)
             clip = clip_of(self.folder, 64, 64, once)
             clip = Clip(clip.path, 64, 64, once, count // once)
-            # A run's memory varies by some per cent with the order in which threads allocate; growth shows in the least, too.
+            # A run's memory varies by some per cent from run to run; growth shows in the least, too.
             runs = 3 if count >= FLAT_FROM else 1
             costs = [launch(clip, self.element(TINY, num_threads=1), self.plugin_path) for _ in range(runs)]
             yield count, min(costs, key=lambda cost: cost.memory)
