@@ -22,11 +22,14 @@ tests=(
     cuts::caps_change_size_and_format_in_the_middle_of_a_window cuts::events_keep_their_place_among_held_frames
     cuts::sticky_events_outlive_a_flush cuts::reconfigure_in_the_middle_of_a_window_loses_nothing
     downstream::where_a_run_fails_every_held_frame_is_sent_before_the_error
+    faces::frames_without_a_face_lie_as_downstream_can_read_them faces::metas_of_strangers_do_no_harm
+    faces::a_detector_finds_the_face paste::overlapping_faces_are_not_changed_twice
     failures::held_frames_fade_and_events_keep_their_place failures::a_flush_in_a_pause
     overload::a_late_window_is_bypassed_and_restoring_comes_back overload::what_is_held_fades_before_unrestored_frames
     overload::qos_messages_count_what_was_done
     pixels::odd_and_extreme_sizes pixels::padded_rows_and_planes_of_the_input pixels::output_comes_from_downstreams_pool_with_its_padding
     scenes::a_cut_ends_the_window_and_changes_nothing_else
+    states::elements_share_their_sessions_and_let_go_of_them
     streams::odd_times_are_kept streams::caps_change_every_few_frames
     streams::reverse_playback_passes_frames_unrestored_and_says_so_once
     strength::a_controlled_strength_has_each_frames_own_value
