@@ -1,6 +1,8 @@
 //! What the graphs changed in a picture: the difference of two pictures in RGB, and its way to other colours. No GStreamer, no ONNX
 //! Runtime.
 
+use multiversion::multiversion;
+
 use crate::scene::Area;
 
 /// Fractional bits of a difference: with 5 it stays within 16 bits, also where a filter overshoots.
@@ -38,26 +40,18 @@ impl Difference {
             shares.clear();
             shares.resize(self.width, *share);
         }
-        let [red, green, blue] = &mut self.rows;
         for y in 0..area.height as usize {
             let start = (y + area.y as usize) * width + area.x as usize;
             let row = start * 3..(start + self.width) * 3;
-            let pixels = seen[row.clone()].chunks_exact(3).zip(restored[row].chunks_exact(3));
-            for ((seen, restored), (red, (green, blue))) in
-                pixels.zip(red.iter_mut().zip(green.iter_mut().zip(blue.iter_mut())))
-            {
-                *red = off(seen[0], restored[0]);
-                *green = off(seen[1], restored[1]);
-                *blue = off(seen[2], restored[2]);
-            }
-            for (plane, [a, b, c]) in self.planes.iter_mut().zip(&self.shares) {
-                let values = red.iter().zip(&*green).zip(&*blue);
-                let shares = a.iter().zip(b).zip(c);
-                let targets = plane[y * self.width..][..self.width].iter_mut();
-                for (target, (values, shares)) in targets.zip(values.zip(shares)) {
-                    *target = combined(values, shares);
-                }
-            }
+            let targets = y * self.width..(y + 1) * self.width;
+            let targets = self.planes.each_mut().map(|plane| &mut plane[targets.clone()]);
+            take_row(
+                &seen[row.clone()],
+                &restored[row],
+                &mut self.rows,
+                &self.shares,
+                targets,
+            );
         }
     }
 
@@ -68,6 +62,33 @@ impl Difference {
 
     pub fn width(&self) -> usize {
         self.width
+    }
+}
+
+/// A row of packed RGB, by way of `rows`, to a row of each plane.
+#[multiversion(targets("x86_64+avx2"))]
+fn take_row(
+    seen: &[u8],
+    restored: &[u8],
+    rows: &mut [Vec<i16>; 3],
+    shares: &[[Vec<i16>; 3]; 3],
+    targets: [&mut [i16]; 3],
+) {
+    let [red, green, blue] = rows;
+    let pixels = seen.chunks_exact(3).zip(restored.chunks_exact(3));
+    for ((seen, restored), (red, (green, blue))) in
+        pixels.zip(red.iter_mut().zip(green.iter_mut().zip(blue.iter_mut())))
+    {
+        *red = off(seen[0], restored[0]);
+        *green = off(seen[1], restored[1]);
+        *blue = off(seen[2], restored[2]);
+    }
+    for (targets, [a, b, c]) in targets.into_iter().zip(shares) {
+        let values = red.iter().zip(&*green).zip(&*blue);
+        let shares = a.iter().zip(b).zip(c);
+        for (target, (values, shares)) in targets.iter_mut().zip(values.zip(shares)) {
+            *target = combined(values, shares);
+        }
     }
 }
 

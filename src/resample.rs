@@ -4,6 +4,8 @@
 //! triangle as wide as the step. Taps sum to exactly 1, so that one value everywhere stays that value. Beyond the edge is what is at
 //! the edge.
 
+use multiversion::multiversion;
+
 /// Fractional bits of taps.
 const BITS: u32 = 14;
 const ONE: i32 = 1 << BITS;
@@ -141,23 +143,17 @@ impl Axis {
             return;
         }
         let groups = self.shares[at * self.taps..][..self.taps].as_chunks().0;
-        let rows_of = |group: usize| {
-            let start = self.starts[at] + group * GROUP;
-            let [a, b, c, d] = [0, 1, 2, 3].map(|tap| row(start + tap).iter());
-            a.zip(b).zip(c.zip(d)).map(|((a, b), (c, d))| [*a, *b, *c, *d])
-        };
-        if let [shares] = groups {
-            for (out, values) in out.iter_mut().zip(rows_of(0)) {
-                *out = rounded(four(&values, shares));
-            }
-            return;
-        }
         let sums = &mut memory.sums;
         sums.clear();
-        sums.resize(out.len(), 0);
         for (group, shares) in groups.iter().enumerate() {
-            for (sum, values) in sums.iter_mut().zip(rows_of(group)) {
-                *sum += four(&values, shares);
+            let start = self.starts[at] + group * GROUP;
+            let rows = [0, 1, 2, 3].map(|tap| row(start + tap));
+            match groups {
+                [_] => combine(rows, shares, out),
+                _ => {
+                    sums.resize(out.len(), 0);
+                    add_up(rows, shares, sums);
+                }
             }
         }
         for (out, sum) in out.iter_mut().zip(sums.iter()) {
@@ -182,18 +178,7 @@ impl Axis {
         let shares = &self.shares[span.start * self.taps..span.end * self.taps];
         match self.taps {
             1 => out.extend_from_slice(&row[span]),
-            // In steps that vectorise each: what the taps see side by side, products in pairs, and their sums.
-            GROUP => {
-                let Memory { seen, sums } = memory;
-                seen.clear();
-                seen.extend(starts.map(|start| taps_at(row, *start)));
-                sums.resize(2 * seen.len(), 0);
-                let pairs = seen.as_flattened().as_chunks().0.iter().zip(shares.as_chunks().0);
-                for (sum, ([a, b], [c, d])) in sums.iter_mut().zip(pairs) {
-                    *sum = i32::from(*a) * i32::from(*c) + i32::from(*b) * i32::from(*d);
-                }
-                out.extend(sums.as_chunks().0.iter().map(|[first, second]| rounded(first + second)));
-            }
+            GROUP => four_across(row, &self.starts[span], shares, memory, out),
             taps => out.extend(starts.zip(shares.chunks_exact(taps)).map(|(start, shares)| {
                 let values = row[*start..start + taps].as_chunks().0;
                 let groups = values.iter().zip(shares.as_chunks().0);
@@ -201,6 +186,38 @@ impl Axis {
             })),
         }
     }
+}
+
+/// Four rows, each with a share, to one.
+#[multiversion(targets("x86_64+avx2"))]
+fn combine(rows: [&[i16]; GROUP], shares: &[i16; GROUP], out: &mut [i16]) {
+    let [a, b, c, d] = rows.map(|row| row.iter());
+    for (out, ((a, b), (c, d))) in out.iter_mut().zip(a.zip(b).zip(c.zip(d))) {
+        *out = rounded(four(&[*a, *b, *c, *d], shares));
+    }
+}
+
+/// The same, not rounded, on top of what is in `sums`.
+#[multiversion(targets("x86_64+avx2"))]
+fn add_up(rows: [&[i16]; GROUP], shares: &[i16; GROUP], sums: &mut [i32]) {
+    let [a, b, c, d] = rows.map(|row| row.iter());
+    for (sum, ((a, b), (c, d))) in sums.iter_mut().zip(a.zip(b).zip(c.zip(d))) {
+        *sum += four(&[*a, *b, *c, *d], shares);
+    }
+}
+
+/// Samples of four taps each, in steps that vectorise: what the taps see side by side, products in pairs, and their sums.
+#[multiversion(targets("x86_64+avx2"))]
+fn four_across(row: &[i16], starts: &[usize], shares: &[i16], memory: &mut Memory, out: &mut Vec<i16>) {
+    let Memory { seen, sums } = memory;
+    seen.clear();
+    seen.extend(starts.iter().map(|start| taps_at(row, *start)));
+    sums.resize(2 * seen.len(), 0);
+    let pairs = seen.as_flattened().as_chunks().0.iter().zip(shares.as_chunks().0);
+    for (sum, ([a, b], [c, d])) in sums.iter_mut().zip(pairs) {
+        *sum = i32::from(*a) * i32::from(*c) + i32::from(*b) * i32::from(*d);
+    }
+    out.extend(sums.as_chunks().0.iter().map(|[first, second]| rounded(first + second)));
 }
 
 #[inline]

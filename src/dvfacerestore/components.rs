@@ -1,6 +1,7 @@
 //! Components of a format that have bytes of their own, and how a row of differences is added to one.
 
 use gst_video::VideoFormatInfo;
+use multiversion::multiversion;
 
 use crate::difference::BITS;
 use crate::face::mask;
@@ -92,6 +93,9 @@ impl Component {
             Shares::Even(share) => self.add_each(row, differences.iter().map(|difference| (*difference, share))),
             Shares::Each(shares) => {
                 assert_eq!(shares.len(), differences.len());
+                if matches!((self.kind, self.pitch), (Kind::Byte, 1)) {
+                    return add_bytes(&mut row[..shares.len()], differences, shares);
+                }
                 self.add_each(row, differences.iter().copied().zip(shares.iter().copied()));
             }
         }
@@ -140,6 +144,13 @@ impl Component {
                 }
             }
         }
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn add_bytes(row: &mut [u8], differences: &[i16], shares: &[i16]) {
+    for (value, (difference, share)) in row.iter_mut().zip(differences.iter().zip(shares)) {
+        *value = byte(*value, *difference, *share);
     }
 }
 
