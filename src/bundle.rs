@@ -93,9 +93,8 @@ impl Bundle {
         let Some(graph) = self.manifest.graphs.get(&kind) else {
             return Ok(());
         };
-        let mut digests = BTreeMap::new();
         for file in std::iter::once(&graph.model).chain(&graph.weights) {
-            self.verify_digest(file, &mut digests)?;
+            self.verify_digest(file)?;
         }
         self.verify_model(&graph.model, &graph.weights)
     }
@@ -227,23 +226,12 @@ impl Bundle {
             .sum()
     }
 
-    fn verify_digest<'a>(
-        &'a self,
-        file: &'a ListedFile,
-        digests: &mut BTreeMap<&'a str, [u8; 32]>,
-    ) -> Result<(), BundleError> {
+    fn verify_digest(&self, file: &ListedFile) -> Result<(), BundleError> {
         let path = self.dir.join(&file.path);
-        let digest = match digests.get(file.path.as_str()) {
-            Some(digest) => *digest,
-            None => {
-                let digest = digest_of(&path).map_err(|source| BundleError::Read {
-                    file: path.clone(),
-                    source,
-                })?;
-                digests.insert(&file.path, digest);
-                digest
-            }
-        };
+        let digest = digest_of(&path).map_err(|source| BundleError::Read {
+            file: path.clone(),
+            source,
+        })?;
         if digest != file.sha256 {
             return Err(BundleError::Checksum {
                 file: path,

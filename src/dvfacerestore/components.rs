@@ -93,9 +93,6 @@ impl Component {
             Shares::Even(share) => self.add_each(row, differences.iter().map(|difference| (*difference, share))),
             Shares::Each(shares) => {
                 assert_eq!(shares.len(), differences.len());
-                if matches!((self.kind, self.pitch), (Kind::Byte, 1)) {
-                    return add_bytes(&mut row[..shares.len()], differences, shares);
-                }
                 self.add_each(row, differences.iter().copied().zip(shares.iter().copied()));
             }
         }
@@ -104,12 +101,7 @@ impl Component {
     fn add_each(&self, row: &mut [u8], parts: impl ExactSizeIterator<Item = (i16, i16)>) {
         let count = parts.len();
         match (self.kind, self.pitch) {
-            // Vectorises.
-            (Kind::Byte, 1) => {
-                for (value, (difference, share)) in row[..count].iter_mut().zip(parts) {
-                    *value = byte(*value, difference, share);
-                }
-            }
+            (Kind::Byte, 1) => add_bytes(&mut row[..count], parts),
             (Kind::Byte, pitch) => {
                 for (sample, (difference, share)) in row.chunks_mut(pitch).zip(parts) {
                     sample[0] = byte(sample[0], difference, share);
@@ -147,10 +139,11 @@ impl Component {
     }
 }
 
+/// Vectorises.
 #[multiversion(targets("x86_64+avx2"))]
-fn add_bytes(row: &mut [u8], differences: &[i16], shares: &[i16]) {
-    for (value, (difference, share)) in row.iter_mut().zip(differences.iter().zip(shares)) {
-        *value = byte(*value, *difference, *share);
+fn add_bytes<I: Iterator<Item = (i16, i16)>>(row: &mut [u8], parts: I) {
+    for (value, (difference, share)) in row.iter_mut().zip(parts) {
+        *value = byte(*value, difference, share);
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::base_transform::{InputBuffer, PrepareOutputBufferSuccess};
 use gst_base::subclass::prelude::*;
-use gst_video::VideoFrameRef;
+use gst_video::{VideoFrameRef, VideoInfo, VideoMeta};
 
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
@@ -113,8 +114,8 @@ impl DvFaceRestore {
                     Ok(())
                 }
                 Err(error) => {
-                    let buffer = self.readable(&info, buffer.clone()).map_err(Failure::Flow)?;
-                    stream.push_unrestored(buffer);
+                    let buffer = self.readable(engine, buffer.clone())?;
+                    engine.stream.push_unrestored(buffer);
                     Err(Failure::Detect(error))
                 }
             }
@@ -149,42 +150,44 @@ impl DvFaceRestore {
 
     /// The very buffer, or a copy of it where downstream could not read it.
     fn handed_on(&self, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
-        let info = {
-            let engine = self.engine.lock();
-            let picture = engine.as_ref().and_then(|engine| engine.stream.picture());
-            picture.map(|picture| picture.info().clone())
-        };
-        self.readable(&info.ok_or(gst::FlowError::NotNegotiated)?, buffer)
+        if !self.may_lie_elsewhere(&buffer) {
+            return Ok(buffer);
+        }
+        let mut output = None;
+        self.with_engine(|engine, _| {
+            output = Some(self.readable(engine, buffer)?);
+            Ok(())
+        })?;
+        output.ok_or(gst::FlowError::Error)
     }
 
     /// Upstream may have been told of `GstVideoMeta` by the base class, which copies frames, and downstream not know it: the
     /// rows and planes of a frame that is not copied must lie as the caps say then.
-    fn is_readable(&self, info: &gst_video::VideoInfo, buffer: &gst::BufferRef) -> bool {
-        let is_plain = |meta: gst::MetaRef<gst_video::VideoMeta>| {
-            meta.stride() == info.stride() && meta.offset() == info.offset() && buffer.size() >= info.size()
-        };
-        self.knows_video_meta.load(Ordering::SeqCst) || buffer.meta::<gst_video::VideoMeta>().is_none_or(is_plain)
+    fn may_lie_elsewhere(&self, buffer: &gst::BufferRef) -> bool {
+        !self.knows_video_meta.load(Ordering::SeqCst) && buffer.meta::<VideoMeta>().is_some()
     }
 
-    /// As [`handed_on`](Self::handed_on), for frames of `info`.
-    fn readable(&self, info: &gst_video::VideoInfo, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
-        if self.is_readable(info, &buffer) {
+    /// As [`handed_on`](Self::handed_on), for those who have the engine.
+    fn readable(&self, engine: &Engine, buffer: gst::Buffer) -> Result<gst::Buffer, Failure> {
+        let info = engine.picture()?.info();
+        let is_plain = |meta: gst::MetaRef<VideoMeta>| {
+            meta.stride() == info.stride() && meta.offset() == info.offset() && buffer.size() >= info.size()
+        };
+        if !self.may_lie_elsewhere(&buffer) || buffer.meta().is_some_and(is_plain) {
             return Ok(buffer);
         }
-        let mut output = gst::Buffer::with_size(info.size()).map_err(|_| gst::FlowError::Error)?;
-        {
-            let output = output.make_mut();
-            let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
-            buffer.copy_into(output, what, ..).map_err(|_| gst::FlowError::Error)?;
-            if let Some(meta) = output.meta_mut::<gst_video::VideoMeta>() {
-                meta.remove().map_err(|_| gst::FlowError::Error)?;
-            }
-            VideoFrameRef::from_buffer_ref_readable(&buffer, info)
-                .and_then(|input| {
-                    let mut frame = VideoFrameRef::from_buffer_ref_writable(output, info)?;
-                    input.copy(&mut frame)
-                })
-                .map_err(|_| gst::FlowError::Error)?;
+        let output = self.tight_as(info, &buffer).map_err(|_| self.unmappable())?;
+        self.copied(engine, &buffer, output)
+    }
+
+    /// A buffer for a frame of `info` whose rows and planes lie as the caps say, with the metadata of `buffer`.
+    fn tight_as(&self, info: &VideoInfo, buffer: &gst::BufferRef) -> Result<gst::Buffer, glib::BoolError> {
+        let mut output = gst::Buffer::with_size(info.size())?;
+        let target = output.make_mut();
+        let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+        buffer.copy_into(target, what, ..)?;
+        if let Some(meta) = target.meta_mut::<VideoMeta>() {
+            meta.remove()?;
         }
         Ok(output)
     }
@@ -233,12 +236,12 @@ impl DvFaceRestore {
                 return Ok(());
             }
             gst::debug!(CAT, imp = self, "draining");
-            let info = engine.picture()?.info().clone();
             let Engine { stream, restorer, .. } = engine;
             let drained = self.with_rules(may_bypass, |rules| stream.drain(rules, restorer));
             // What is bypassed is no failure, and `next` is taken as any frame.
             if let (Err(_), Some(next), false) = (&drained, next, may_bypass) {
-                stream.push_unrestored(self.readable(&info, next.clone()).map_err(Failure::Flow)?);
+                let next = self.readable(engine, next.clone())?;
+                engine.stream.push_unrestored(next);
             }
             Ok(drained?)
         })

@@ -56,9 +56,8 @@ impl Sessions {
     ) -> Result<Self, RuntimeError> {
         // Asked first, so that a missing provider is not taken for a broken graph.
         session_builder(environment, options, is_lean)?;
-        let is_on_cpu = options.provider == Provider::Cpu;
         // Large graphs are loaded in turn, for what loading takes of memory besides their weights; GPUs have not been tried.
-        let is_parallel = is_on_cpu && !is_lean;
+        let is_parallel = options.provider == Provider::Cpu && !is_lean;
         let kinds = GraphKind::ALL
             .into_iter()
             .filter(|kind| bundle.graph_path(*kind).is_some());
@@ -69,7 +68,8 @@ impl Sessions {
                 load_graph(environment, options, is_lean, kind, bundle)
             })
         };
-        let loaded = if is_on_cpu && !is_lean {
+        // Those are also the ones that share an arena.
+        let loaded = if is_parallel {
             arena::shared(environment, load_all)?
         } else {
             load_all()?
