@@ -28,7 +28,7 @@ enum Source {
 /// A detector, and how frames of the caps are shown to it.
 struct Search {
     detector: Detector,
-    /// Frames from one search to the next.
+    /// Frames from one search to the next, where all faces are calm.
     interval: u32,
     /// Height of the smallest face that is looked for, in pixels.
     least: u32,
@@ -112,7 +112,7 @@ impl Faces {
     pub fn next(&mut self, buffer: &gst::BufferRef, frame: &ReadFrame<'_>) -> Result<Vec<Shown>, DetectorError> {
         let found = match &mut self.source {
             Source::Metas(kind) => Ok(Some(of_metas(buffer, kind))),
-            Source::Detector(search) => search.next(frame),
+            Source::Detector(search) => search.next(frame, self.tracker.is_restless()),
         };
         match found {
             Ok(found) => {
@@ -130,7 +130,7 @@ impl Faces {
 /// Faces that metas of this type tell of.
 fn of_metas(buffer: &gst::BufferRef, kind: &str) -> Vec<Found> {
     let metas = buffer.iter_meta::<VideoRegionOfInterestMeta>();
-    metas
+    let regions = metas
         // What an element of this kind has restored already is not for another one to find.
         .filter(|meta| meta.roi_type() == kind && kind != RESTORED_TYPE)
         .take(MAX_TRACKS)
@@ -146,15 +146,19 @@ fn of_metas(buffer: &gst::BufferRef, kind: &str) -> Vec<Found> {
                 score: 1.0,
                 landmarks: None,
             }
-        })
-        .collect()
+        });
+    #[cfg_attr(not(feature = "analytics"), expect(unused_mut))]
+    let mut found: Vec<Found> = regions.collect();
+    #[cfg(feature = "analytics")]
+    super::analytics::add_detections(&mut found, buffer, kind, MAX_TRACKS);
+    found
 }
 
 impl Search {
-    /// The faces in a frame, if it is time to look again.
-    fn next(&mut self, frame: &ReadFrame<'_>) -> Result<Option<Vec<Found>>, DetectorError> {
-        let is_time = self.since == 0;
-        self.since = (self.since + 1) % self.interval.max(1);
+    /// The faces in a frame, if it is time to look again, or there is no time to lose.
+    fn next(&mut self, frame: &ReadFrame<'_>, is_urgent: bool) -> Result<Option<Vec<Found>>, DetectorError> {
+        let is_time = self.since == 0 || is_urgent;
+        self.since = if is_time { 1 } else { self.since + 1 } % self.interval.max(1);
         let Some(way) = self.way.as_mut().filter(|_| is_time) else {
             return Ok(None);
         };

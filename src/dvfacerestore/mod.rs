@@ -1,5 +1,7 @@
 //! The element `dvfacerestore`.
 
+#[cfg(feature = "analytics")]
+mod analytics;
 mod components;
 mod cut;
 mod faces;

@@ -312,7 +312,7 @@ pub fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecString::builder("roi-type")
                 .nick("Region of interest type")
-                .blurb("With region=meta: type of the metas that tell of faces")
+                .blurb("With region=meta: type of the metas (regions of interest, object detections) that tell of faces")
                 .default_value(default.roi_type.as_str())
                 .mutable_ready()
                 .build(),
@@ -323,7 +323,7 @@ pub fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecUInt::builder("detect-interval")
                 .nick("Detection interval")
-                .blurb("With region=detect: the detector looks at every n-th frame")
+                .blurb("With region=detect: the detector looks at every n-th frame, and at each one while a face moves suddenly")
                 .minimum(1)
                 .maximum(100)
                 .default_value(default.detect_interval)

@@ -34,6 +34,15 @@ impl Rect {
         all.iter().all(|value| value.is_finite() && value.abs() < 1e6) && self.width > 0.0 && self.height > 0.0
     }
 
+    /// As high, and wider by `share` of its width on either side.
+    pub fn widened(&self, share: f64) -> Self {
+        Self {
+            x: self.x - share * self.width,
+            width: self.width * (1.0 + 2.0 * share),
+            ..*self
+        }
+    }
+
     /// Intersection over union, 0 to 1.
     pub fn overlap(&self, other: &Self) -> f64 {
         let side =

@@ -24,6 +24,8 @@ const OTHER_SIDE: f64 = 0.5;
 const RESTLESS: f64 = 2.0;
 /// At most as many times the variance of a calm acceleration.
 const MOST_RESTLESS: f64 = 300.0;
+/// Frames that a face counts as restless for after it has started or turned: a shaken head does so twice a shake.
+const RESTLESS_FRAMES: u32 = 12;
 
 /// Share of its speed that a face keeps with every frame in which it is looked for and not found.
 const LOST_DRAG: f64 = 0.8;
@@ -111,6 +113,8 @@ pub struct Smooth {
     y: Coordinate,
     width: Coordinate,
     height: Coordinate,
+    /// Frames for which it is restless still.
+    restless: u32,
 }
 
 impl Smooth {
@@ -125,11 +129,13 @@ impl Smooth {
             y: centre(y),
             width: size(face.width),
             height: size(face.height),
+            restless: 0,
         }
     }
 
     /// Goes on to the next frame.
     pub fn step(&mut self) {
+        self.restless = self.restless.saturating_sub(1);
         let scale = self.height.value.powi(2);
         for centre in [&mut self.x, &mut self.y] {
             centre.step(CENTRE_ACCELERATION.powi(2) * scale);
@@ -154,6 +160,14 @@ impl Smooth {
         self.y.take(y, centre.0, centre.1);
         self.width.take(face.width, size.0, size.1);
         self.height.take(face.height, size.0, size.1);
+        if self.x.restless.max(self.y.restless) > RESTLESS {
+            self.restless = RESTLESS_FRAMES;
+        }
+    }
+
+    /// Its face moves in a way that nobody foresees: it starts, stops and turns.
+    pub fn is_restless(&self) -> bool {
+        self.restless > 0
     }
 
     /// It was looked for, and not found.
@@ -249,15 +263,14 @@ mod tests {
         100.0 * (TAU * frame / 20.0).sin()
     }
 
-    /// Root mean square of the error (pixels), and of its change from frame to frame: lag and shaking together, and shaking.
-    fn errors(path: fn(f64) -> f64, interval: usize, mut filter: impl FnMut(Option<f64>) -> f64) -> (f64, f64) {
+    /// The filter gets what a detector would measure, and whether it is time to look. Root mean square of the error (pixels), and of its change from frame to frame: lag and shaking together, and shaking.
+    fn errors(path: fn(f64) -> f64, interval: usize, mut filter: impl FnMut(f64, bool) -> f64) -> (f64, f64) {
         let mut noise = Noise(1);
         let (mut sum, mut steps, mut last, mut count) = (0.0, 0.0, 0.0, 0.0);
         for frame in 0..2000 {
             let truth = path(frame as f64);
-            let measured = frame % interval == 0;
-            let measured = measured.then(|| truth + noise.next() * CENTRE_NOISE * HEIGHT);
-            let error = filter(measured) - truth;
+            let measured = truth + noise.next() * CENTRE_NOISE * HEIGHT;
+            let error = filter(measured, frame % interval == 0) - truth;
             if frame >= 50 {
                 sum += error * error;
                 steps += (error - last) * (error - last);
@@ -268,7 +281,9 @@ mod tests {
         ((sum / count).sqrt(), (steps / count).sqrt())
     }
 
-    fn kalman(path: fn(f64) -> f64, interval: usize) -> (f64, f64) {
+    /// `looks_at_restless`: also where it is not time, while the face is restless. The last value is how often it has looked, in shares
+    /// of the frames.
+    fn kalman(path: fn(f64) -> f64, interval: usize, looks_at_restless: bool) -> (f64, f64, f64) {
         let face = |x: f64| Rect {
             x: x - 75.0,
             y: 0.0,
@@ -276,20 +291,24 @@ mod tests {
             height: HEIGHT,
         };
         let mut smooth = Smooth::new(&face(0.0));
-        errors(path, interval, move |measured| {
+        let (mut looks, mut frames) = (0.0, 0.0);
+        let (error, step) = errors(path, interval, |x, is_time| {
             smooth.step();
-            if let Some(x) = measured {
+            frames += 1.0;
+            if is_time || looks_at_restless && smooth.is_restless() {
                 smooth.take(&face(x));
+                looks += 1.0;
             }
             smooth.rect().centre().0
-        })
+        });
+        (error, step, looks / frames)
     }
 
     fn one_euro(path: fn(f64) -> f64, interval: usize, least_cutoff: f64, beta: f64) -> (f64, f64) {
         let mut filter = OneEuro::new(least_cutoff, beta);
         let mut value = 0.0;
-        errors(path, interval, move |measured| {
-            if let Some(x) = measured {
+        errors(path, interval, move |x, is_time| {
+            if is_time {
                 value = filter.take(x, interval as f64);
             }
             value
@@ -298,8 +317,10 @@ mod tests {
 
     fn raw(path: fn(f64) -> f64, interval: usize) -> (f64, f64) {
         let mut value = 0.0;
-        errors(path, interval, move |measured| {
-            value = measured.unwrap_or(value);
+        errors(path, interval, move |x, is_time| {
+            if is_time {
+                value = x;
+            }
             value
         })
     }
@@ -323,7 +344,7 @@ mod tests {
             let mut totals = [0.0; 2];
             for (name, path) in PATHS {
                 let (own, euro, raw) = (
-                    kalman(path, interval),
+                    kalman(path, interval, false),
                     one_euro(path, interval, cutoff, beta),
                     raw(path, interval),
                 );

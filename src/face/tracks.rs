@@ -2,7 +2,7 @@
 //!
 //! A track begins where a face is found that belongs to no other, and follows it: faces are given to tracks so that the sum of what
 //! speaks for the pairs (overlap and nearness of the predicted place) is greatest. A face that is not found goes on where it would be
-//! for [`HOLD_FRAMES`], then its track fades and ends. Tracks begin and end softly, but for those that are there when a scene begins.
+//! for [`HOLD_FRAMES`], then its track fades and ends; behind another face it is waited for longer, and unseen. Tracks begin and end softly, but for those that are there when a scene begins.
 //!
 //! Of the tracks, up to `max_faces` are shown: those that are shown already, then the largest. A face that is too small, too large or
 //! turned too far away is followed and not shown; it comes back when it is a tenth (for the turn, a fifth) inside the limit, so that a
@@ -16,6 +16,11 @@ use crate::pace::FADE_FRAMES;
 
 /// Frames that a face may be lost for, on top of those in which nobody looks for it.
 pub const HOLD_FRAMES: u32 = 8;
+
+/// Frames that a face may be behind another one for: two people who walk past each other slowly.
+const HIDDEN_FRAMES: u32 = 50;
+/// What may hide a face beside the other one's box, in widths of that box: hair, shoulders.
+const HIDING_REACH: f64 = 0.5;
 
 /// Faces that are followed: bounded, whatever a frame shows.
 pub const MAX_TRACKS: usize = 64;
@@ -49,6 +54,10 @@ struct Track {
     place: Smooth,
     /// Frames since it was found.
     unseen: u32,
+    /// Those of them in which nothing hid it.
+    missing: u32,
+    /// When somebody last looked, another face was before it.
+    is_hidden: bool,
     /// Smoothed; `None` without landmarks.
     turn: Option<f64>,
     /// It is within the limits.
@@ -95,6 +104,7 @@ impl Tracker {
         for track in &mut self.tracks {
             track.place.step();
             track.unseen = track.unseen.saturating_add(1);
+            track.missing += u32::from(!track.is_hidden);
         }
         if let Some(found) = found {
             self.take(found);
@@ -113,8 +123,16 @@ impl Tracker {
             };
             track.is_shown &= wanted || track.fade > 0;
         }
-        self.tracks.retain(|track| track.unseen <= hold || track.fade > 0);
+        let is_awaited = |track: &Track| track.missing <= hold && track.unseen <= hold + HIDDEN_FRAMES;
+        self.tracks.retain(|track| is_awaited(track) || track.fade > 0);
         self.is_new_scene = self.is_new_scene && found.is_none();
+    }
+
+    /// A face that shows is to be looked for in the next frame, whatever the interval: it moves in a way that nobody foresees.
+    pub fn is_restless(&self) -> bool {
+        self.tracks
+            .iter()
+            .any(|track| track.is_shown && track.place.is_restless())
     }
 
     /// What shows in the last frame taken, largest face first.
@@ -139,21 +157,35 @@ impl Tracker {
         found.truncate(MAX_TRACKS);
         let mut is_taken = vec![false; found.len()];
         for (at, choice) in assign(&self.tracks, &found).into_iter().enumerate() {
-            let track = &mut self.tracks[at];
-            match choice {
-                Some(choice) => {
-                    is_taken[choice] = true;
-                    track.see(found[choice]);
-                }
-                None => track.place.miss(),
+            if let Some(choice) = choice {
+                is_taken[choice] = true;
+                self.tracks[at].see(found[choice]);
             }
         }
+        self.miss();
         for (found, is_taken) in found.into_iter().zip(is_taken) {
             // Some detectors find a face twice.
             let is_double = |track: &Track| track.unseen == 0 && track.place.rect().overlap(&found.rect) > 0.4;
             if !is_taken && self.tracks.len() < MAX_TRACKS && !self.tracks.iter().any(is_double) {
                 self.tracks.push(Track::new(self.next_id, found));
                 self.next_id += 1;
+            }
+        }
+    }
+
+    /// What is to be said of the tracks whose faces were not found.
+    fn miss(&mut self) {
+        let seen: Vec<Rect> = self
+            .tracks
+            .iter()
+            .filter(|track| track.unseen == 0)
+            .map(|track| track.place.rect())
+            .collect();
+        for track in self.tracks.iter_mut().filter(|track| track.unseen > 0) {
+            let place = track.place.rect();
+            track.is_hidden = seen.iter().any(|face| face.widened(HIDING_REACH).overlap(&place) > 0.0);
+            if !track.is_hidden {
+                track.place.miss();
             }
         }
     }
@@ -191,6 +223,8 @@ impl Track {
             id,
             place: Smooth::new(&found.rect),
             unseen: 0,
+            missing: 0,
+            is_hidden: false,
             turn: found.landmarks.as_ref().map(pose::turn),
             fits: false,
             is_shown: false,
@@ -201,6 +235,8 @@ impl Track {
     fn see(&mut self, found: &Found) {
         self.place.take(&found.rect);
         self.unseen = 0;
+        self.missing = 0;
+        self.is_hidden = false;
         if let Some(landmarks) = &found.landmarks {
             // Bounded, so that one profile is forgotten soon.
             let turn = pose::turn(landmarks).min(4.0);
@@ -329,6 +365,49 @@ mod tests {
             // The one that began on the left is on the right now: it is the larger one, so it has the first number.
             assert_eq!((shown[0].id, shown[1].id), (2, 1), "every {interval}");
         }
+    }
+
+    /// As above, for longer than a face is shown that is not found: it is waited for, and gone meanwhile.
+    #[test]
+    fn who_is_hidden_for_long_comes_back_as_who_it_was() {
+        for interval in [1u32, 2, 4] {
+            for far in [300.0, 420.0] {
+                let mut tracker = Tracker::new(LIMITS, interval);
+                let mut least = 2;
+                for frame in 0..120u32 {
+                    let t = f64::from(frame);
+                    let (a, b) = (
+                        face(100.0 + 5.0 * t, 200.0, 120.0),
+                        face(far + 400.0 - 5.0 * t, 215.0, 110.0),
+                    );
+                    // What is before the other one is wider than its face.
+                    let is_hidden = (a.rect.x - b.rect.x).abs() < 110.0;
+                    let found: Vec<Found> = if is_hidden { vec![a] } else { vec![b, a] };
+                    tracker.next(frame.is_multiple_of(interval).then_some(&found[..]));
+                    least = least.min(tracker.shown().len());
+                }
+                let mut shown = tracker.shown();
+                shown.sort_by(|a, b| a.rect.x.total_cmp(&b.rect.x));
+                let ids: Vec<u64> = shown.iter().map(|shown| shown.id).collect();
+                assert_eq!((ids, least), (vec![2, 1], 1), "every {interval}, {far}");
+            }
+        }
+    }
+
+    /// Nobody waits for a face in an empty place, nor for ever behind another one.
+    #[test]
+    fn hidden_tracks_end() {
+        let mut tracker = Tracker::new(LIMITS, 1);
+        tracker.next(Some(&[face(100.0, 100.0, 80.0), face(170.0, 100.0, 60.0)]));
+        for frame in 1..=HOLD_FRAMES + HIDDEN_FRAMES + 1 {
+            assert_eq!(tracker.tracks.len(), 2, "{frame}");
+            tracker.next(Some(&[face(100.0, 100.0, 80.0)]));
+        }
+        assert_eq!(tracker.tracks.len(), 1);
+        for _ in 0..=HOLD_FRAMES + FULL as u32 {
+            tracker.next(Some(&[]));
+        }
+        assert!(tracker.tracks.is_empty());
     }
 
     #[test]

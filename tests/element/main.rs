@@ -5,6 +5,8 @@
 #[path = "../common/library.rs"]
 mod library;
 
+#[cfg(feature = "analytics")]
+mod analytics;
 mod cuts;
 mod detectors;
 mod downstream;
