@@ -112,7 +112,10 @@ def background() -> np.ndarray:
 
 
 def build(people: list[Person], clips: dict[int, np.ndarray], truths: dict[int, np.ndarray], frames: int):
-    """Frames u8 [T, H, W, 3], and for each frame the box of each person who is to be seen, else None."""
+    """Frames u8 [T, H, W, 3], and for each frame the box of each person who is to be seen, else None.
+
+    Who has less than 0.7 of the face in the picture or beside the squares of those who come later is not to be seen.
+    """
     wall = background()
     scene, boxes = [], []
     for index in range(frames):
@@ -137,6 +140,10 @@ def build(people: list[Person], clips: dict[int, np.ndarray], truths: dict[int, 
             seen = min(box[0] + box[2], WIDTH) - max(box[0], 0), min(box[1] + box[3], HEIGHT) - max(box[1], 0)
             if min(seen) > 0 and seen[0] * seen[1] > 0.7 * box[2] * box[3]:
                 places[-1] = box
+            square_box = (x, y, float(person.side), float(person.side))
+            for earlier, hidden in enumerate(places[:-1]):
+                if hidden is not None and shared_area(hidden, square_box) > 0.3 * hidden[2] * hidden[3]:
+                    places[earlier] = None
         scene.append(np.clip(picture + 0.5, 0, 255).astype(np.uint8))
         boxes.append(places)
     return np.stack(scene), boxes
@@ -209,10 +216,14 @@ def run(frames: np.ndarray, detector: Path, options: list[str], output: Path | N
     return found
 
 
-def overlap(a: Box, b: Box) -> float:
+def shared_area(a: Box, b: Box) -> float:
     across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(across, 0) * max(down, 0)
+    return max(across, 0) * max(down, 0)
+
+
+def overlap(a: Box, b: Box) -> float:
+    shared = shared_area(a, b)
     return shared / (a[2] * a[3] + b[2] * b[3] - shared)
 
 

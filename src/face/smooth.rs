@@ -170,10 +170,18 @@ impl Smooth {
         self.restless > 0
     }
 
-    /// It was looked for, and not found.
+    /// It was looked for, and not found: it comes to rest.
     pub fn miss(&mut self) {
-        for coordinate in [&mut self.x, &mut self.y, &mut self.width, &mut self.height] {
-            coordinate.speed *= LOST_DRAG;
+        for centre in [&mut self.x, &mut self.y] {
+            centre.speed *= LOST_DRAG;
+        }
+        self.hide();
+    }
+
+    /// It is behind something: it walks on, and is as large as it was. What was seen of it last was smaller with every frame.
+    pub fn hide(&mut self) {
+        for size in [&mut self.width, &mut self.height] {
+            size.speed = 0.0;
         }
     }
 

@@ -21,6 +21,8 @@ pub const HOLD_FRAMES: u32 = 8;
 const HIDDEN_FRAMES: u32 = 50;
 /// What may hide a face beside the other one's box, in widths of that box: hair, shoulders.
 const HIDING_REACH: f64 = 0.5;
+/// A box beside another face that is smaller than this share of what was expected is what is still to be seen of a face.
+const CUT_OFF: f64 = 0.95;
 
 /// Faces that are followed: bounded, whatever a frame shows.
 pub const MAX_TRACKS: usize = 64;
@@ -159,7 +161,9 @@ impl Tracker {
         for (at, choice) in assign(&self.tracks, &found).into_iter().enumerate() {
             if let Some(choice) = choice {
                 is_taken[choice] = true;
-                self.tracks[at].see(found[choice]);
+                if !self.is_cut_off(at, found[choice]) {
+                    self.tracks[at].see(found[choice]);
+                }
             }
         }
         self.miss();
@@ -173,6 +177,17 @@ impl Tracker {
         }
     }
 
+    /// What was found of a track's face is the part that another one leaves to be seen. Not believed for long: it may have become smaller.
+    fn is_cut_off(&self, at: usize, found: &Found) -> bool {
+        let track = &self.tracks[at];
+        let place = track.place.rect();
+        let is_smaller = found.rect.width < CUT_OFF * place.width || found.rect.height < CUT_OFF * place.height;
+        let mut others = self.tracks.iter().enumerate().filter(|(other, _)| *other != at);
+        is_smaller
+            && track.unseen <= 2 * HOLD_FRAMES
+            && others.any(|(_, other)| other.unseen <= 1 && other.place.rect().hides(&place))
+    }
+
     /// What is to be said of the tracks whose faces were not found.
     fn miss(&mut self) {
         let seen: Vec<Rect> = self
@@ -183,8 +198,10 @@ impl Tracker {
             .collect();
         for track in self.tracks.iter_mut().filter(|track| track.unseen > 0) {
             let place = track.place.rect();
-            track.is_hidden = seen.iter().any(|face| face.widened(HIDING_REACH).overlap(&place) > 0.0);
-            if !track.is_hidden {
+            track.is_hidden = seen.iter().any(|face| face.hides(&place));
+            if track.is_hidden {
+                track.place.hide();
+            } else {
                 track.place.miss();
             }
         }
@@ -204,6 +221,13 @@ impl Tracker {
         for at in others.into_iter().take(self.limits.max_faces.saturating_sub(shown)) {
             self.tracks[at].is_shown = true;
         }
+    }
+}
+
+impl Rect {
+    /// Who has this face may be before a face at that place.
+    fn hides(&self, place: &Self) -> bool {
+        self.widened(HIDING_REACH).overlap(place) > 0.0
     }
 }
 
