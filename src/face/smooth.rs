@@ -372,6 +372,28 @@ mod tests {
         }
     }
 
+    /// What it wins to look at a restless face in every frame, and how often that is: `cargo test --lib smooth -- --nocapture`.
+    #[test]
+    fn a_restless_face_that_is_looked_at_lags_less() {
+        for (name, path) in PATHS {
+            let (calm, urgent) = (kalman(path, 2, false), kalman(path, 2, true));
+            println!(
+                "every 2 frames, {name}: error {:.2} px, step {:.2} px; looked at while restless {:.2}, {:.2}, in {:.0}% of frames",
+                calm.0,
+                calm.1,
+                urgent.0,
+                urgent.1,
+                100.0 * urgent.2
+            );
+            assert_eq!(calm.2, 0.5, "{name}");
+            match name {
+                "fast" => assert!(urgent.0 < 0.75 * calm.0 && urgent.1 < 0.75 * calm.1),
+                "still" => assert!(urgent.2 < 0.55, "a face that is still costs no more"),
+                _ => assert!(urgent.0 < calm.0 && urgent.1 < calm.1),
+            }
+        }
+    }
+
     #[test]
     fn it_goes_on_alone_and_stops_where_a_face_is_lost() {
         let at = |x: f64| Rect {
