@@ -187,6 +187,8 @@ pub struct Pace {
     waited: u64,
     /// Windows that run one after the other before a frame may leave.
     together: u32,
+    /// What it took lately until a run was over that was told to end.
+    ending: Duration,
 }
 
 impl Pace {
@@ -202,6 +204,7 @@ impl Pace {
             is_good: false,
             waited: 0,
             together: 1,
+            ending: Duration::ZERO,
         }
     }
 
@@ -237,6 +240,19 @@ impl Pace {
     pub fn broke_off(&mut self, after: Duration) {
         self.expected.add_at_least(after);
         self.is_good = false;
+    }
+
+    /// When a run has to be told to end for its first frame to leave by `limit`. ONNX Runtime ends a run between two operators, the longest
+    /// of which is a share of the run; at most what [`needed`](Self::needed) has to spare, so that a run that is expected to be in time
+    /// is not ended.
+    pub fn end_by(&self, limit: Duration) -> Duration {
+        let expected = self.expected.time();
+        limit.saturating_sub(self.ending.clamp(expected / 20, expected / 8))
+    }
+
+    /// Takes how long after it was told to end a run was over.
+    pub fn ended(&mut self, after: Duration) {
+        self.ending = after.max(self.ending * 7 / 8);
     }
 
     /// From now on frames go on unrestored.
@@ -334,6 +350,25 @@ mod tests {
             frame: ms(40),
             earliest: None,
         }
+    }
+
+    #[test]
+    fn a_run_is_told_to_end_before_its_frame_has_to_leave() {
+        let ms = Duration::from_millis;
+        let mut pace = Pace::new(5, ms(1000));
+        let before = |pace: &Pace| ms(3000) - pace.end_by(ms(3000));
+        assert_eq!(before(&pace), ms(50));
+        pace.ended(ms(80));
+        assert_eq!(before(&pace), ms(80));
+        pace.ended(ms(1));
+        assert_eq!(before(&pace), ms(70), "it is forgotten slowly");
+        pace.ended(ms(700));
+        assert_eq!(before(&pace), ms(125), "a run that takes what is expected is not ended");
+        for _ in 0..100 {
+            pace.ended(ms(1));
+        }
+        assert_eq!(before(&pace), ms(50));
+        assert_eq!(pace.end_by(ms(20)), Duration::ZERO);
     }
 
     #[test]

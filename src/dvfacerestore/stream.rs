@@ -384,12 +384,19 @@ impl Stream {
             return Ok(());
         }
         let started = Instant::now();
-        let limit = first.zip(moment).map(|(first, moment)| moment.limit(first));
+        let limit = first
+            .zip(moment)
+            .map(|(first, moment)| self.pace.end_by(moment.limit(first)));
         let watch = limit.filter(|_| rules.may_bypass).and_then(rules.watch);
         let at = self.runs.iter().position(|run| run.id == id);
         let at = at.expect("a run that ends is restored before");
         let result = restorer.restore(self.runs[at].store.window(plan));
         let is_late = restorer.interrupt().is_only(Reason::Late);
+        if let Some((limit, moment)) = limit.filter(|_| watch.is_some()).zip((rules.moment)())
+            && moment.now > limit
+        {
+            self.pace.ended(moment.now - limit);
+        }
         drop(watch);
         let restored = match result {
             Err(RestoreError::Interrupted) if is_late => {
