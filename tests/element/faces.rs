@@ -37,7 +37,7 @@ fn with_faces(mut buffer: gst::Buffer, faces: &[Box4]) -> gst::Buffer {
     buffer
 }
 
-fn started(element: gst::Element, info: &VideoInfo) -> Rig {
+pub fn started(element: gst::Element, info: &VideoInfo) -> Rig {
     let rig = Rig::around(element);
     rig.play();
     rig.start(&info.to_caps().unwrap());
@@ -52,12 +52,12 @@ fn flush(rig: &Rig) {
     rig.take();
 }
 
-fn vga() -> VideoInfo {
+pub fn vga() -> VideoInfo {
     info(VideoFormat::Rgb, 160, 120)
 }
 
 /// One face in the middle of a 160x120 frame.
-const FACE: Box4 = (65, 45, 24, 32);
+pub const FACE: Box4 = (65, 45, 24, 32);
 
 #[test]
 fn without_a_face_the_same_buffers_go_on_at_once_and_nothing_runs() {
