@@ -91,6 +91,7 @@ impl Faces {
     /// # Errors
     /// Fails where GstVideoConverter does not convert from them, or memory lacks.
     pub fn set_info(&mut self, info: &VideoInfo) -> Result<(), glib::BoolError> {
+        self.tracker.set_frame(info.width(), info.height());
         if let Source::Detector(search) = &mut self.source {
             search.way = Some(Way::new(info, &search.detector, search.least)?);
         }

@@ -43,11 +43,16 @@ impl Rect {
         }
     }
 
-    /// Intersection over union, 0 to 1.
-    pub fn overlap(&self, other: &Self) -> f64 {
+    /// Area of what both cover, in square pixels.
+    pub fn shared(&self, other: &Self) -> f64 {
         let side =
             |a: f64, a_length: f64, b: f64, b_length: f64| ((a + a_length).min(b + b_length) - a.max(b)).max(0.0);
-        let shared = side(self.x, self.width, other.x, other.width) * side(self.y, self.height, other.y, other.height);
+        side(self.x, self.width, other.x, other.width) * side(self.y, self.height, other.y, other.height)
+    }
+
+    /// Intersection over union, 0 to 1.
+    pub fn overlap(&self, other: &Self) -> f64 {
+        let shared = self.shared(other);
         let all = self.area() + other.area() - shared;
         if all > 0.0 { shared / all } else { 0.0 }
     }

@@ -4,9 +4,9 @@
 //! speaks for the pairs (overlap and nearness of the predicted place) is greatest. A face that is not found goes on where it would be
 //! for [`HOLD_FRAMES`], then its track fades and ends; behind another face it is waited for longer, and unseen. Tracks begin and end softly, but for those that are there when a scene begins.
 //!
-//! Of the tracks, up to `max_faces` are shown: those that are shown already, then the largest. A face that is too small, too large or
-//! turned too far away is followed and not shown; it comes back when it is a tenth (for the turn, a fifth) inside the limit, so that a
-//! face at the limit does not flicker.
+//! Of the tracks, up to `max_faces` are shown: those that are shown already, then the largest. A face that is too small, too large,
+//! turned too far away or hardly in the frame is followed and not shown; it comes back when it is a tenth (for the turn, a fifth) inside
+//! the limit, so that a face at the limit does not flicker.
 
 use pathfinding::prelude::{Matrix, kuhn_munkres};
 
@@ -21,6 +21,8 @@ pub const HOLD_FRAMES: u32 = 8;
 const HIDDEN_FRAMES: u32 = 50;
 /// What may hide a face beside the other one's box, in widths of that box: hair, shoulders.
 const HIDING_REACH: f64 = 0.5;
+/// A face of which less than this share is in the frame does not show: its crop, which stays in the frame, is of something else.
+const LEAST_VISIBLE: f64 = 0.2;
 /// A box beside another face that is smaller than this share of what was expected is what is still to be seen of a face.
 const CUT_OFF: f64 = 0.95;
 
@@ -62,6 +64,8 @@ struct Track {
     is_hidden: bool,
     /// Smoothed; `None` without landmarks.
     turn: Option<f64>,
+    /// Share of it that is in the frame.
+    visible: f64,
     /// It is within the limits.
     fits: bool,
     is_shown: bool,
@@ -73,6 +77,8 @@ struct Track {
 #[derive(Clone, Debug)]
 pub struct Tracker {
     limits: Limits,
+    /// What of the plane is seen; all of it until somebody says.
+    frame: Option<Rect>,
     /// Frames from one search to the next.
     interval: u32,
     tracks: Vec<Track>,
@@ -88,11 +94,22 @@ impl Tracker {
     pub fn new(limits: Limits, interval: u32) -> Self {
         Self {
             limits,
+            frame: None,
             interval,
             tracks: Vec::new(),
             next_id: 1,
             is_new_scene: true,
         }
+    }
+
+    /// Frames are of `width` x `height` pixels.
+    pub fn set_frame(&mut self, width: u32, height: u32) {
+        self.frame = Some(Rect {
+            x: 0.0,
+            y: 0.0,
+            width: width.into(),
+            height: height.into(),
+        });
     }
 
     /// Ends all tracks: what comes next is another scene.
@@ -113,6 +130,8 @@ impl Tracker {
         }
         let hold = HOLD_FRAMES + self.interval.saturating_sub(1);
         for track in &mut self.tracks {
+            let rect = track.place.rect();
+            track.visible = self.frame.map_or(1.0, |frame| rect.shared(&frame) / rect.area());
             track.fits = self.limits.fit(track);
         }
         self.choose(hold);
@@ -142,7 +161,7 @@ impl Tracker {
         let mut shown: Vec<Shown> = self
             .tracks
             .iter()
-            .filter(|track| track.fade > 0)
+            .filter(|track| track.fade > 0 && track.visible > 0.0)
             .map(|track| Shown {
                 id: track.id,
                 rect: track.place.rect(),
@@ -157,52 +176,23 @@ impl Tracker {
         let mut found: Vec<&Found> = found.iter().filter(|found| found.rect.is_sound()).collect();
         found.sort_by(|a, b| b.rect.area().total_cmp(&a.rect.area()));
         found.truncate(MAX_TRACKS);
-        let mut is_taken = vec![false; found.len()];
-        for (at, choice) in assign(&self.tracks, &found).into_iter().enumerate() {
-            if let Some(choice) = choice {
-                is_taken[choice] = true;
-                if !self.is_cut_off(at, found[choice]) {
-                    self.tracks[at].see(found[choice]);
-                }
+        let choices = assign(&self.tracks, &found);
+        for (at, track) in self.tracks.iter_mut().enumerate() {
+            let place = track.place.rect();
+            let mut others = choices.iter().enumerate().filter(|(other, _)| *other != at);
+            let is_behind = others.any(|(_, choice)| choice.is_some_and(|choice| found[choice].rect.hides(&place)));
+            match choices[at].map(|choice| found[choice]) {
+                Some(face) if !(is_behind && track.is_cut_off(face)) => track.see(face),
+                _ => track.miss(is_behind),
             }
         }
-        self.miss();
-        for (found, is_taken) in found.into_iter().zip(is_taken) {
+        for (at, found) in found.into_iter().enumerate() {
             // Some detectors find a face twice.
             let is_double = |track: &Track| track.unseen == 0 && track.place.rect().overlap(&found.rect) > 0.4;
-            if !is_taken && self.tracks.len() < MAX_TRACKS && !self.tracks.iter().any(is_double) {
+            let is_new = !choices.contains(&Some(at)) && !self.tracks.iter().any(is_double);
+            if is_new && self.tracks.len() < MAX_TRACKS {
                 self.tracks.push(Track::new(self.next_id, found));
                 self.next_id += 1;
-            }
-        }
-    }
-
-    /// What was found of a track's face is the part that another one leaves to be seen. Not believed for long: it may have become smaller.
-    fn is_cut_off(&self, at: usize, found: &Found) -> bool {
-        let track = &self.tracks[at];
-        let place = track.place.rect();
-        let is_smaller = found.rect.width < CUT_OFF * place.width || found.rect.height < CUT_OFF * place.height;
-        let mut others = self.tracks.iter().enumerate().filter(|(other, _)| *other != at);
-        is_smaller
-            && track.unseen <= 2 * HOLD_FRAMES
-            && others.any(|(_, other)| other.unseen <= 1 && other.place.rect().hides(&place))
-    }
-
-    /// What is to be said of the tracks whose faces were not found.
-    fn miss(&mut self) {
-        let seen: Vec<Rect> = self
-            .tracks
-            .iter()
-            .filter(|track| track.unseen == 0)
-            .map(|track| track.place.rect())
-            .collect();
-        for track in self.tracks.iter_mut().filter(|track| track.unseen > 0) {
-            let place = track.place.rect();
-            track.is_hidden = seen.iter().any(|face| face.hides(&place));
-            if track.is_hidden {
-                track.place.hide();
-            } else {
-                track.place.miss();
             }
         }
     }
@@ -237,7 +227,10 @@ impl Limits {
         let turn = track.turn.unwrap_or(0.0);
         // What is shown may be a little beyond.
         let (size, turned) = if track.is_shown { (0.9, 1.0) } else { (1.0, 0.8) };
-        height >= self.min_height * size && height * size <= self.max_height && turn <= self.max_turn * turned
+        height >= self.min_height * size
+            && height * size <= self.max_height
+            && turn <= self.max_turn * turned
+            && track.visible >= LEAST_VISIBLE * size
     }
 }
 
@@ -250,6 +243,7 @@ impl Track {
             missing: 0,
             is_hidden: false,
             turn: found.landmarks.as_ref().map(pose::turn),
+            visible: 1.0,
             fits: false,
             is_shown: false,
             fade: 0,
@@ -266,6 +260,24 @@ impl Track {
             let turn = pose::turn(landmarks).min(4.0);
             self.turn = Some(self.turn.map_or(turn, |before| (before.min(4.0) + turn) / 2.0));
         }
+    }
+
+    /// Nothing of it was found, or nothing to believe; another face may be before it.
+    fn miss(&mut self, is_hidden: bool) {
+        self.is_hidden = is_hidden;
+        if is_hidden {
+            self.place.hide();
+        } else {
+            self.place.miss();
+        }
+    }
+
+    /// What was found of a face that is behind another one is the part that is still to be seen. Not believed for long: it may have
+    /// become smaller.
+    fn is_cut_off(&self, found: &Found) -> bool {
+        let place = self.place.rect();
+        let is_smaller = found.rect.width < CUT_OFF * place.width || found.rect.height < CUT_OFF * place.height;
+        is_smaller && self.unseen <= 2 * HOLD_FRAMES
     }
 }
 
@@ -519,6 +531,66 @@ mod tests {
             tracker.next(Some(&[ahead]));
         }
         assert_eq!(ids(&tracker), [1], "it comes back as the same");
+    }
+
+    /// Its crop would be moved back into the frame, where something else is.
+    #[test]
+    fn who_is_not_in_the_frame_does_not_show() {
+        let mut tracker = Tracker::new(LIMITS, 1);
+        tracker.set_frame(640, 360);
+        tracker.next(Some(&[face(5000.0, 5000.0, 80.0), face(620.0, 200.0, 80.0)]));
+        assert_eq!(ids(&tracker), [2], "a quarter of it is out of the frame");
+        // Out to the right, by 6 pixels a frame: it is 60 wide. Nobody finds it after the 10th frame.
+        let mut shares = Vec::new();
+        for step in 1..=20 {
+            let faces = [face(620.0 + 6.0 * f64::from(step), 200.0, 80.0)];
+            tracker.next(Some(if step <= 10 { &faces } else { &[] }));
+            let shown = tracker.shown();
+            assert!(shown.iter().all(|shown| shown.rect.x < 640.0), "{step}: {shown:?}");
+            shares.push(shown.first().map_or(0.0, |shown| shown.share));
+        }
+        assert_eq!(shares[..4], [1.0; 4], "{shares:?}");
+        assert!(shares.is_sorted_by(|a, b| a >= b) && shares[10] == 0.0, "{shares:?}");
+    }
+
+    /// Whoever was given a face in this look may hide another one, in whatever order the tracks stand, and however long ago the last look
+    /// was.
+    #[test]
+    fn what_is_cut_off_does_not_depend_on_the_order() {
+        for interval in [1u32, 4] {
+            for front_is_older in [true, false] {
+                // The one in front stands; the one behind goes there, and its box ends where the other's hair begins.
+                let front = face(400.0, 200.0, 150.0);
+                let edge = front.rect.x - 20.0;
+                let mut tracker = Tracker::new(LIMITS, interval);
+                tracker.next(Some(&[front]));
+                if !front_is_older {
+                    tracker.tracks.clear();
+                }
+                let mut widths = Vec::new();
+                for frame in 0..60u32 {
+                    let mut behind = face(180.0 + 2.0 * f64::from(frame), 200.0, 120.0);
+                    behind.rect.width = behind.rect.width.min(edge - behind.rect.x);
+                    let found = if frame == 0 && !front_is_older {
+                        vec![behind]
+                    } else {
+                        vec![front, behind]
+                    };
+                    tracker.next(frame.is_multiple_of(interval).then_some(&found[..]));
+                    let shown = tracker.shown();
+                    widths.extend(
+                        shown
+                            .iter()
+                            .map(|shown| shown.rect.width)
+                            .filter(|width| *width < 100.0),
+                    );
+                }
+                assert_eq!(tracker.shown().len(), 2);
+                // 45 of 90 pixels are left to be seen in the end.
+                let least = widths.iter().copied().fold(f64::INFINITY, f64::min);
+                assert!(least > 0.94 * 90.0, "every {interval}, {front_is_older}: {least}");
+            }
+        }
     }
 
     #[test]

@@ -408,6 +408,23 @@ fn metas_of_strangers_do_no_harm() {
     assert_eq!(rig.errors(), []);
 }
 
+/// A place outside the frame is no reason to change what is in it.
+#[test]
+fn faces_outside_the_frame_are_left_alone() {
+    let rig = started(meta_element("brighter"), &vga());
+    for place in [(5000, 5000, 30, 40), (160, 40, 30, 40), (40, 118, 30, 40)] {
+        rig.push(with_faces(frame(&vga(), 3), &[place])).unwrap();
+        flush(&rig);
+        rig.push(with_faces(frame(&vga(), 3), &[place])).unwrap();
+        rig.eos();
+        for buffer in rig.take_buffers() {
+            assert_eq!(restored(&buffer), [], "{place:?}");
+            assert!(bytes(&buffer) == bytes(&frame(&vga(), 3)), "{place:?}");
+        }
+        flush(&rig);
+    }
+}
+
 #[test]
 fn events_and_flushes_keep_to_the_rules() {
     let rig = started(meta_element("brighter"), &vga());
