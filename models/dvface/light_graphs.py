@@ -235,7 +235,8 @@ def add_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def scaled(gain: GlobalGain, x: Tensor) -> Tensor:
     """`GlobalGain` on maps [T, h, w, C]."""
     rows = x.reshape(-1, x.shape[-1])
-    pooled = torch.cat([rows.mean(dim=0), rows.abs().mean(dim=0)])
+    peaks = x.amax(dim=(1, 2)).mean(dim=0)
+    pooled = torch.cat([rows.mean(dim=0), rows.abs().mean(dim=0), peaks])
     return x * (1.0 + gain.mlp(pooled[None])[0])
 
 

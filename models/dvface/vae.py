@@ -115,16 +115,19 @@ class Encoder(nn.Module):
 
 class GlobalGain(nn.Module):
     """Scales the channels of [B, T, C, h, w] by what the window looks like as a whole (squeeze and excitation): how bad
-    a picture is shows in all of it, not in the hundred pixels that a convolution sees. Starts as the identity."""
+    a picture is shows in all of it, not in the hundred pixels that a convolution sees. Starts as the identity.
+
+    Peaks say how sharp the sharpest part is: a soft lens leaves one, a soft copy does not."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(3 * width, width), nn.ReLU(), nn.Linear(width, width))
         nn.init.zeros_(self.mlp[-1].weight)
         nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat([x.mean(dim=(1, 3, 4)), x.abs().mean(dim=(1, 3, 4))], dim=-1)
+        peaks = x.amax(dim=(3, 4)).mean(dim=1)
+        pooled = torch.cat([x.mean(dim=(1, 3, 4)), x.abs().mean(dim=(1, 3, 4)), peaks], dim=-1)
         return x * (1.0 + self.mlp(pooled))[:, None, :, None, None]
 
 

@@ -6,6 +6,7 @@
 use gst::glib;
 use gst_video::prelude::*;
 use gst_video::{VideoChromaMode, VideoChromaSite, VideoConverter, VideoFormat, VideoFormatInfo, VideoInfo};
+use multiversion::multiversion;
 
 use super::components::{Component, Shares};
 use super::picture::{OwnFrame, WriteFrame, new_frame, plain_config};
@@ -68,6 +69,8 @@ struct Memory {
     resample: resample::Memory,
     row: Vec<i16>,
     scaled: Vec<i16>,
+    /// Of each block.
+    parts: Vec<i16>,
     shares: Vec<i16>,
     low: Low,
 }
@@ -150,11 +153,15 @@ impl Paste {
             resample,
             row,
             scaled,
+            parts,
             shares: row_shares,
             low,
             ..
         } = &mut self.memory;
         let full = (share.strength.clamp(0.0, 1.0) * f64::from(mask::FULL)).round() as i16;
+        if let Some(weights) = share.weights {
+            take_parts(weights, full, parts);
+        }
         let columns = area.width.div_ceil(self.block.0) as usize;
         let width = difference.width();
         let planes = self.components.iter().zip(layout).zip(difference.planes());
@@ -177,23 +184,24 @@ impl Paste {
                 // What is not 0 of the row.
                 let (span, shares) = match share.weights {
                     None => (0..across.len(), Shares::Even(full)),
-                    Some(weights) => {
-                        let weights = &weights[at / samples.1 * columns..][..columns];
-                        let Some(first) = weights.iter().position(|weight| *weight > 0) else {
+                    Some(_) => {
+                        let parts = &parts[at / samples.1 * columns..][..columns];
+                        let Some(first) = parts.iter().position(|part| *part > 0) else {
                             continue;
                         };
-                        let last = weights.iter().rposition(|weight| *weight > 0).unwrap_or(first);
+                        let last = parts.iter().rposition(|part| *part > 0).unwrap_or(first);
                         let span = first * samples.0..((last + 1) * samples.0).min(across.len());
-                        if at % samples.1 == 0 {
-                            row_shares.resize(span.len(), 0);
-                            // The last block may stick out.
-                            let blocks = row_shares.chunks_mut(samples.0);
-                            for (shares, weight) in blocks.zip(&weights[first..=last]) {
-                                let part = (i32::from(*weight) * i32::from(full) + HALF) / i32::from(mask::FULL);
-                                shares.fill(part as i16);
+                        let parts = &parts[first..=last];
+                        let shares = match samples.0 {
+                            1 => parts,
+                            _ if at % samples.1 != 0 => row_shares,
+                            of_a_block => {
+                                repeat(parts, of_a_block, row_shares);
+                                // The last block may stick out.
+                                &row_shares[..span.len()]
                             }
-                        }
-                        (span, Shares::Each(row_shares))
+                        };
+                        (span, Shares::Each(shares))
                     }
                 };
                 down.down(at, plane, width, across.sources(&span), resample, &mut row[..width]);
@@ -207,7 +215,27 @@ impl Paste {
     }
 }
 
-const HALF: i32 = mask::FULL as i32 / 2;
+/// The shares of [`mask::FULL`] that blocks with these weights get of a whole frame's.
+#[multiversion(targets("x86_64+avx2"))]
+fn take_parts(weights: &[u16], full: i16, parts: &mut Vec<i16>) {
+    const { assert!(mask::FULL == 1 << 14) };
+    parts.clear();
+    parts.extend(
+        weights
+            .iter()
+            .map(|weight| ((i32::from(*weight) * i32::from(full) + (1 << 13)) >> 14) as i16),
+    );
+}
+
+/// Every value `times` times. Two and four are what chroma has, and vectorise.
+fn repeat(values: &[i16], times: usize, out: &mut Vec<i16>) {
+    out.clear();
+    match times {
+        2 => out.extend(values.iter().flat_map(|value| [*value; 2])),
+        4 => out.extend(values.iter().flat_map(|value| [*value; 4])),
+        _ => out.extend(values.iter().flat_map(|value| std::iter::repeat_n(*value, times))),
+    }
+}
 
 /// Width and height in pixels of what shares a chroma sample in frames of `info`.
 pub(super) fn block(info: &VideoInfo) -> (u32, u32) {

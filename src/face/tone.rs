@@ -3,6 +3,8 @@
 //! What a difference is in the large is the means of cells, between them interpolated. It is measured on the bundle's frame, and taken
 //! out of the difference as it is scaled to the frame.
 
+use multiversion::multiversion;
+
 use crate::resample::Scale;
 
 /// Cells across a frame, whose mean colours are kept: with head and shoulders in the frame, a cell is a seventh of a face high.
@@ -66,9 +68,7 @@ impl Low {
         for lines in plane.chunks(across.from * down.cell) {
             self.sums.fill(0);
             for row in lines.chunks_exact(across.from) {
-                for (sum, value) in self.sums.iter_mut().zip(row) {
-                    *sum += i32::from(*value);
-                }
+                add_up(row, &mut self.sums);
             }
             let height = lines.len() / across.from;
             for cell in self.sums.chunks(across.cell) {
@@ -91,10 +91,21 @@ impl Low {
     pub fn remove(&self, at: usize, start: usize, down: &Places, row: &mut [i16]) {
         let (above, below, share) = down.between[at];
         let wide = |cells: usize| &self.wide[cells * self.samples + start..][..row.len()];
-        let (above, below) = (wide(above), wide(below));
-        for ((value, above), below) in row.iter_mut().zip(above).zip(below) {
-            *value = value.saturating_sub(between(*above, *below, share));
-        }
+        take_out(wide(above), wide(below), share, row);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn add_up(row: &[i16], sums: &mut [i32]) {
+    for (sum, value) in sums.iter_mut().zip(row) {
+        *sum += i32::from(*value);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn take_out(above: &[i16], below: &[i16], share: i16, row: &mut [i16]) {
+    for ((value, above), below) in row.iter_mut().zip(above).zip(below) {
+        *value = value.saturating_sub(between(*above, *below, share));
     }
 }
 
