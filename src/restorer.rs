@@ -1,5 +1,6 @@
 //! One window of u8 frames in, one window of u8 frames out: the four graphs, one after the other.
 
+mod device;
 #[cfg(feature = "faults")]
 pub mod faults;
 #[cfg(test)]
@@ -10,15 +11,16 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{RunOptions, Session, SessionInputValue, SessionInputs};
-use ort::value::{DynValue, Tensor, TensorRef};
+use ort::value::{DynValue, TensorRef};
 
+use self::device::{Device, Fixed};
 use crate::bundle::GraphKind;
-use crate::runtime::{Provider, Sessions};
+use crate::runtime::{DeviceMemory, Provider, Sessions};
 
 /// How often a restorer that waits for a shared session looks whether it is interrupted.
 const TURN: Duration = Duration::from_millis(5);
@@ -79,8 +81,12 @@ impl Interrupt {
     /// # Errors
     /// Fails where ONNX Runtime has no memory for run options.
     pub fn new() -> ort::Result<Self> {
+        static NEXT: AtomicI32 = AtomicI32::new(1);
+        let mut options = RunOptions::new()?;
+        // Where runs are captured as CUDA graphs: what is captured is bound to the tensors of one element.
+        options.set("gpu_graph_id", NEXT.fetch_add(1, Ordering::Relaxed).to_string())?;
         Ok(Self {
-            options: RunOptions::new()?,
+            options,
             raised: AtomicU8::new(0),
         })
     }
@@ -169,18 +175,45 @@ impl Timing {
 enum Place {
     /// Main memory: outputs are handed on as they are.
     Host,
-    /// A device's memory, through an IO binding.
-    Device(MemoryInfo<'static>),
+    /// A device's memory, through IO bindings that are made for each run.
+    Device(Device),
+    /// Tensors in a device's memory that stay where they are.
+    Fixed(Device, Fixed),
 }
+
+impl Place {
+    /// # Errors
+    /// As [`Device::new`] and [`Fixed::new`].
+    fn on_device(
+        sessions: &Sessions,
+        memory: MemoryInfo<'static>,
+        dims: [i64; 4],
+        is_fixed: bool,
+    ) -> ort::Result<Self> {
+        let encoder = sessions.graph(GraphKind::Encoder).expect(CONTRACT);
+        let device = Device::new(&encoder.session.lock(), memory, dims)?;
+        Ok(if is_fixed {
+            let fixed = Fixed::new(sessions, device.memory(), dims)?;
+            Self::Fixed(device, fixed)
+        } else {
+            Self::Device(device)
+        })
+    }
+}
+
+const CONTRACT: &str = "the contract was checked when the graphs were loaded";
 
 /// Restores windows with the sessions of a bundle.
 pub struct Restorer {
+    // Goes before the sessions whose memory it has.
+    place: Place,
     sessions: Arc<Sessions>,
     interrupt: Arc<Interrupt>,
     /// [T, H, W, 3].
     dims: [i64; 4],
-    place: Place,
     timings: [Timing; 4],
+    /// Of the device; `None` on the CPU, and where nobody tells.
+    device_memory: Option<DeviceMemory>,
 }
 
 impl Restorer {
@@ -195,22 +228,33 @@ impl Restorer {
         width: u32,
         height: u32,
     ) -> ort::Result<Self> {
+        let dims = [frames as i64, height.into(), width.into(), 3];
         let options = sessions.options();
         let place = match options.provider {
             Provider::Cpu => Place::Host,
-            Provider::Cuda | Provider::TensorRt => Place::Device(MemoryInfo::new(
-                AllocationDevice::CUDA,
-                i32::try_from(options.device_id).unwrap_or(i32::MAX),
-                AllocatorType::Device,
-                MemoryType::Default,
-            )?),
+            Provider::Cuda | Provider::TensorRt => {
+                let device_id = i32::try_from(options.device_id).unwrap_or(i32::MAX);
+                let memory = MemoryInfo::new(
+                    AllocationDevice::CUDA,
+                    device_id,
+                    AllocatorType::Device,
+                    MemoryType::Default,
+                )?;
+                Place::on_device(&sessions, memory, dims, options.cuda_graphs)?
+            }
         };
+        let device_memory = options
+            .provider
+            .is_cuda()
+            .then(|| DeviceMemory::of_device(options.device_id))
+            .flatten();
         Ok(Self {
-            dims: [frames as i64, height.into(), width.into(), 3],
+            place,
             sessions,
             interrupt,
-            place,
+            dims,
             timings: Default::default(),
+            device_memory,
         })
     }
 
@@ -231,6 +275,20 @@ impl Restorer {
     /// Durations of a graph's runs.
     pub fn timing(&self, graph: GraphKind) -> &Timing {
         &self.timings[graph as usize]
+    }
+
+    /// The most memory of the device that was taken after a window, in bytes, by all processes; `None` on the CPU, and where nobody
+    /// tells.
+    pub fn device_memory_peak(&self) -> Option<u64> {
+        self.device_memory.as_ref().map(DeviceMemory::peak)
+    }
+
+    /// Whether frames wait for the device in pinned memory; `None` on the CPU.
+    pub fn has_pinned_memory(&self) -> Option<bool> {
+        match &self.place {
+            Place::Host => None,
+            Place::Device(device) | Place::Fixed(device, _) => Some(device.is_pinned()),
+        }
     }
 
     /// Leaves the oldest run out of the durations, where there are others: it was the warm-up.
@@ -296,21 +354,22 @@ impl Restorer {
     pub fn restore(&mut self, frames: &[u8]) -> Result<Restored, RestoreError> {
         #[cfg(feature = "faults")]
         self.suffer()?;
-        let failed = |error: ort::Error| self.graph_error(GraphKind::Encoder, &error);
-        match &self.place {
+        let sessions = self.sessions.clone();
+        let failed = |error: ort::Error| graph_error(&sessions, GraphKind::Encoder, &error);
+        match &mut self.place {
             Place::Host => {
                 let frames = TensorRef::from_array_view((self.dims, frames))
                     .map_err(failed)?
                     .into_dyn();
                 self.run_graphs(&frames)
             }
-            // An owned tensor: ort 2.0.0-rc.15 copies a borrowed one when it is bound, by binding a borrowed one, and so
-            // waits for itself for ever.
-            Place::Device(_) => {
-                let frames = Tensor::from_array((self.dims, frames.to_vec()))
-                    .map_err(failed)?
-                    .into_dyn();
+            Place::Device(device) => {
+                let frames = device.upload(frames).map_err(failed)?;
                 self.run_graphs(&frames)
+            }
+            Place::Fixed(device, fixed) => {
+                fixed.take(device, frames).map_err(failed)?;
+                self.run_bindings()
             }
         }
     }
@@ -319,7 +378,9 @@ impl Restorer {
     #[cfg(feature = "faults")]
     fn suffer(&self) -> Result<(), RestoreError> {
         match faults::next() {
-            Some(faults::Fault::Error(text)) => Err(self.graph_error(GraphKind::Dit, &ort::Error::new(text))),
+            Some(faults::Fault::Error(text)) => {
+                Err(graph_error(&self.sessions, GraphKind::Dit, &ort::Error::new(text)))
+            }
             Some(faults::Fault::Slow(time)) => {
                 let end = Instant::now() + time;
                 while Instant::now() < end && !self.interrupt.is_raised() {
@@ -350,6 +411,31 @@ impl Restorer {
             decoder_inputs.push(("degraded_frames", frames.view().into()));
         }
         let [frames] = self.run(GraphKind::Decoder, decoder_inputs, ["frames"])?;
+        self.restored(frames)
+    }
+
+    /// Runs the graphs on tensors that they are bound to.
+    fn run_bindings(&mut self) -> Result<Restored, RestoreError> {
+        let Place::Fixed(_, fixed) = &self.place else {
+            unreachable!("asked for with bound graphs alone")
+        };
+        for (kind, binding) in fixed.bindings() {
+            let run = |session: &mut Session, options: &RunOptions| {
+                session.run_binding_with_options(binding, options).map(drop)
+            };
+            let ((), time) = in_turn(&self.sessions, &self.interrupt, *kind, run)?;
+            self.timings[*kind as usize].add(time);
+        }
+        let frames = fixed
+            .give()
+            .map_err(|error| graph_error(&self.sessions, GraphKind::Decoder, &error))?;
+        self.restored(frames)
+    }
+
+    fn restored(&mut self, frames: DynValue) -> Result<Restored, RestoreError> {
+        if let Some(memory) = &mut self.device_memory {
+            memory.look();
+        }
         self.check_frames(&frames)?;
         Ok(Restored {
             frames,
@@ -378,69 +464,75 @@ impl Restorer {
         inputs: Vec<(&'static str, SessionInputValue<'_>)>,
         outputs: [&'static str; N],
     ) -> Result<[DynValue; N], RestoreError> {
-        let sessions = self.sessions.clone();
-        let graph = sessions
-            .graph(kind)
-            .expect("the contract was checked when the graphs were loaded");
-        let mut session = loop {
-            if self.interrupt.is_raised() {
-                return Err(RestoreError::Interrupted);
-            }
-            if let Some(session) = graph.session.try_lock_for(TURN) {
-                break session;
-            }
-        };
-        let start = Instant::now();
-        let result = match &self.place {
-            Place::Host => run_on_host(&mut session, &self.interrupt, inputs, outputs),
+        let place = &self.place;
+        let run = |session: &mut Session, options: &RunOptions| match place {
             // Frames come back; all that lies between stays on the device.
-            Place::Device(_) if kind == GraphKind::Decoder => {
-                run_bound(&mut session, &self.interrupt, inputs, outputs, &MemoryInfo::default())
+            Place::Device(device) if kind != GraphKind::Decoder => {
+                run_bound(session, options, inputs, outputs, device.memory())
             }
-            Place::Device(memory) => run_bound(&mut session, &self.interrupt, inputs, outputs, memory),
+            Place::Device(_) => run_bound(session, options, inputs, outputs, &MemoryInfo::default()),
+            _ => run_on_host(session, options, inputs, outputs),
         };
-        drop(session);
-        if self.interrupt.is_raised() {
-            return Err(RestoreError::Interrupted);
-        }
-        let values = result.map_err(|error| self.graph_error(kind, &error))?;
-        self.timings[kind as usize].add(start.elapsed());
+        let (values, time) = in_turn(&self.sessions, &self.interrupt, kind, run)?;
+        self.timings[kind as usize].add(time);
         Ok(values)
     }
+}
 
-    fn graph_error(&self, graph: GraphKind, error: &ort::Error) -> RestoreError {
-        let reason = error.to_string();
-        if crate::runtime::tells_of_memory(&reason) {
-            RestoreError::OutOfMemory {
-                device: self.sessions.options().device(),
-                graph,
-                reason,
-            }
-        } else {
-            RestoreError::Graph { graph, reason }
+/// What a run of a graph gives, and how long it took, when it is its turn.
+fn in_turn<T>(
+    sessions: &Sessions,
+    interrupt: &Interrupt,
+    kind: GraphKind,
+    run: impl FnOnce(&mut Session, &RunOptions) -> ort::Result<T>,
+) -> Result<(T, Duration), RestoreError> {
+    let graph = sessions.graph(kind).expect(CONTRACT);
+    let mut session = loop {
+        if interrupt.is_raised() {
+            return Err(RestoreError::Interrupted);
         }
+        if let Some(session) = graph.session.try_lock_for(TURN) {
+            break session;
+        }
+    };
+    let start = Instant::now();
+    let result = run(&mut session, &interrupt.options);
+    drop(session);
+    if interrupt.is_raised() {
+        return Err(RestoreError::Interrupted);
+    }
+    let value = result.map_err(|error| graph_error(sessions, kind, &error))?;
+    Ok((value, start.elapsed()))
+}
+
+fn graph_error(sessions: &Sessions, graph: GraphKind, error: &ort::Error) -> RestoreError {
+    let reason = error.to_string();
+    if crate::runtime::tells_of_memory(&reason) {
+        RestoreError::OutOfMemory {
+            device: sessions.options().device(),
+            graph,
+            reason,
+        }
+    } else {
+        RestoreError::Graph { graph, reason }
     }
 }
 
 fn run_on_host<const N: usize>(
     session: &mut Session,
-    interrupt: &Interrupt,
+    options: &RunOptions,
     inputs: Vec<(&'static str, SessionInputValue<'_>)>,
     outputs: [&'static str; N],
 ) -> ort::Result<[DynValue; N]> {
     let inputs: SessionInputs<'_, '_> = inputs.into();
-    let mut values = session.run_with_options(inputs, &interrupt.options)?;
-    Ok(outputs.map(|name| {
-        values
-            .remove(name)
-            .expect("the contract was checked when the graphs were loaded")
-    }))
+    let mut values = session.run_with_options(inputs, options)?;
+    Ok(outputs.map(|name| values.remove(name).expect(CONTRACT)))
 }
 
 /// Runs with the outputs bound to `memory`. The binding is made for the run, so that its outputs are the caller's alone.
 fn run_bound<const N: usize>(
     session: &mut Session,
-    interrupt: &Interrupt,
+    options: &RunOptions,
     inputs: Vec<(&'static str, SessionInputValue<'_>)>,
     outputs: [&'static str; N],
     memory: &MemoryInfo<'_>,
@@ -452,10 +544,6 @@ fn run_bound<const N: usize>(
     for name in outputs {
         binding.bind_output_to_device(name, memory)?;
     }
-    let mut values = session.run_binding_with_options(&binding, &interrupt.options)?;
-    Ok(outputs.map(|name| {
-        values
-            .remove(name)
-            .expect("the contract was checked when the graphs were loaded")
-    }))
+    let mut values = session.run_binding_with_options(&binding, options)?;
+    Ok(outputs.map(|name| values.remove(name).expect(CONTRACT)))
 }

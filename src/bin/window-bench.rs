@@ -59,6 +59,9 @@ struct Arguments {
     /// Bytes that the CUDA arena of each graph may take; 0 for no limit
     #[arg(long, default_value_t = 0)]
     gpu_mem_limit: u64,
+    /// Capture the runs as CUDA graphs
+    #[arg(long)]
+    cuda_graphs: bool,
     /// Beginning of the paths of ONNX Runtime's profiles; also says which nodes copy between device and host
     #[arg(long)]
     profile: Option<PathBuf>,
@@ -93,6 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         threads: arguments.threads,
         engine_cache: arguments.engine_cache.join(bundle.fingerprint()),
         memory_limit: arguments.gpu_mem_limit,
+        cuda_graphs: arguments.cuda_graphs,
         profile: arguments.profile.clone(),
         ..ProviderOptions::new(provider)
     };
@@ -153,6 +157,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         "frame_bytes_in_and_out": 2 * restorer.window_bytes(),
         "cpu_s": cpu,
         "peak_memory_mib": peak_memory_mib(),
+        "pinned": restorer.has_pinned_memory(),
+        "gpu_memory_peak_mib": restorer.device_memory_peak().map(|bytes| bytes as f64 / f64::from(1 << 20)),
     });
     print_table(&report, &graphs);
     drop(restorer);
@@ -201,6 +207,13 @@ fn print_table(report: &Value, graphs: &[(GraphKind, f64, f64)]) {
         number("latency_ms_at_25_fps"),
         number("peak_memory_mib")
     );
+    if let Some(is_pinned) = report["pinned"].as_bool() {
+        let memory = if is_pinned { "pinned" } else { "ordinary" };
+        println!("frames wait for the device in {memory} memory");
+    }
+    if let Some(peak) = report["gpu_memory_peak_mib"].as_f64() {
+        println!("at most {peak:.0} MiB of the device's memory were taken, by all processes");
+    }
 }
 
 /// Ends the profiles, and counts the nodes that ONNX Runtime put in to copy between device and host: there should be none,

@@ -84,6 +84,7 @@ fn open_sessions(
                 Provider::Cpu | Provider::Cuda => PathBuf::new(),
             },
             memory_limit: if provider.is_cuda() { settings.gpu_mem_limit } else { 0 },
+            cuda_graphs: provider.is_cuda() && settings.cuda_graphs,
             profile: None,
         };
         SessionCache::open(environment, bundle, &options)

@@ -91,6 +91,7 @@ pub struct Settings {
     pub device_id: u32,
     pub num_threads: u32,
     pub gpu_mem_limit: u64,
+    pub cuda_graphs: bool,
     pub runtime_library: Option<PathBuf>,
     pub engine_cache: Option<PathBuf>,
     pub window_frames: u32,
@@ -120,6 +121,7 @@ impl Default for Settings {
             device_id: 0,
             num_threads: 0,
             gpu_mem_limit: 0,
+            cuda_graphs: false,
             runtime_library: None,
             engine_cache: None,
             window_frames: 0,
@@ -161,6 +163,7 @@ impl Settings {
             "device-id" => self.device_id.to_value(),
             "num-threads" => self.num_threads.to_value(),
             "gpu-mem-limit" => self.gpu_mem_limit.to_value(),
+            "cuda-graphs" => self.cuda_graphs.to_value(),
             "runtime-library" => path_value(self.runtime_library.as_ref()),
             "engine-cache" => path_value(self.engine_cache.as_ref()),
             "window-frames" => self.window_frames.to_value(),
@@ -193,6 +196,7 @@ impl Settings {
             "device-id" => self.device_id = value.get().expect(TYPE),
             "num-threads" => self.num_threads = value.get().expect(TYPE),
             "gpu-mem-limit" => self.gpu_mem_limit = value.get().expect(TYPE),
+            "cuda-graphs" => self.cuda_graphs = value.get().expect(TYPE),
             "runtime-library" => self.runtime_library = path(value),
             "engine-cache" => self.engine_cache = path(value),
             "window-frames" => self.window_frames = value.get().expect(TYPE),
@@ -270,6 +274,12 @@ pub fn properties() -> &'static [glib::ParamSpec] {
                 .nick("GPU memory limit")
                 .blurb("Bytes that the CUDA provider's arena of each of the four graphs may take (0 = no limit)")
                 .default_value(default.gpu_mem_limit)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecBoolean::builder("cuda-graphs")
+                .nick("CUDA graphs")
+                .blurb("Capture the graphs' runs as CUDA graphs; for bundles whose graphs run on the GPU alone")
+                .default_value(default.cuda_graphs)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecString::builder("runtime-library")

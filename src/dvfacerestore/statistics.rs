@@ -15,6 +15,8 @@ pub struct Statistics {
     graphs: [(f64, f64); GraphKind::ALL.len()],
     pub latency: gst::ClockTime,
     pub provider: Option<&'static str>,
+    /// The most memory of the GPU that was taken, in bytes.
+    device_memory_peak: Option<u64>,
 }
 
 impl Statistics {
@@ -38,8 +40,9 @@ impl Statistics {
         self.counts.converting += counts.converting;
     }
 
-    /// Takes the durations of a restorer's runs.
+    /// Takes the durations of a restorer's runs, and the memory of its device.
     pub fn measure(&mut self, restorer: &Restorer) {
+        self.device_memory_peak = self.device_memory_peak.max(restorer.device_memory_peak());
         for (kind, graph) in GraphKind::ALL.into_iter().zip(&mut self.graphs) {
             let timing = restorer.timing(kind);
             *graph = (timing.mean_ms(), timing.p95_ms());
@@ -65,6 +68,9 @@ impl Statistics {
         for (kind, (mean, p95)) in GraphKind::ALL.into_iter().zip(self.graphs) {
             structure.set(format!("{kind}-mean-ms"), mean);
             structure.set(format!("{kind}-p95-ms"), p95);
+        }
+        if let Some(peak) = self.device_memory_peak {
+            structure.set("gpu-memory-peak", peak);
         }
         structure
     }

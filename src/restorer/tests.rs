@@ -5,14 +5,19 @@ use super::*;
 use crate::bundle::Bundle;
 use crate::runtime::{self, ProviderOptions, SessionCache};
 
-/// Both ways, that of a GPU with the memory of the CPU. ONNX Runtime is loaded first: memory can be told only then.
-fn places() -> [Place; 2] {
-    runtime::environment(&runtime_library()).unwrap();
-    [Place::Host, Place::Device(MemoryInfo::default())]
+/// All ways of tensors; those of a GPU with the memory of the CPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Host,
+    Device,
+    /// As with CUDA graphs.
+    Fixed,
 }
 
-/// For the bundle `name` of tests/bundles, with tensors between graphs at `place`.
-fn restorer(name: &str, frames: usize, place: Place) -> Restorer {
+const WAYS: [Way; 3] = [Way::Host, Way::Device, Way::Fixed];
+
+/// For the bundle `name` of tests/bundles.
+fn restorer(name: &str, frames: usize, way: Way) -> Restorer {
     let environment = runtime::environment(&runtime_library()).unwrap();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
     let bundle = Bundle::open(&dir).unwrap();
@@ -24,6 +29,11 @@ fn restorer(name: &str, frames: usize, place: Place) -> Restorer {
     let interrupt = Arc::new(Interrupt::new().unwrap());
     let restorer = Restorer::new(sessions, interrupt, frames, bundle.width(), bundle.height()).unwrap();
     assert!(matches!(restorer.place, Place::Host));
+    if way == Way::Host {
+        return restorer;
+    }
+    let is_fixed = way == Way::Fixed;
+    let place = Place::on_device(&restorer.sessions, MemoryInfo::default(), restorer.dims, is_fixed).unwrap();
     Restorer { place, ..restorer }
 }
 
@@ -44,7 +54,7 @@ fn assert_is_of(error: &RestoreError, kind: GraphKind) {
 /// Sessions of large bundles, which have no arena.
 #[test]
 fn lean_or_not_the_frames_are_the_same() {
-    let mut usual = restorer("external", 5, Place::Host);
+    let mut usual = restorer("external", 5, Way::Host);
     let bundle = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/external")).unwrap();
     assert_eq!(bundle.file_bytes(), graph_bytes(bundle.dir()));
     let environment = runtime::environment(&runtime_library()).unwrap();
@@ -80,38 +90,77 @@ fn bound_to_memory_or_not_the_frames_are_the_same() {
         ("brighter-dynamic", 9),
         ("brighter-long", 17),
     ] {
-        let mut host = restorer(name, frames, Place::Host);
-        let mut device = restorer(name, frames, Place::Device(MemoryInfo::default()));
+        let mut host = restorer(name, frames, Way::Host);
         let windows = [0, 1, 2].map(|seed| window(&host, seed));
         let expected = windows.each_ref().map(|window| host.restore(window).unwrap());
-        let found = windows.each_ref().map(|window| device.restore(window).unwrap());
-        for (seed, (expected, found)) in expected.iter().zip(&found).enumerate() {
-            for slot in 0..frames {
-                assert!(
-                    expected.frame(slot) == found.frame(slot),
-                    "{name}: frame {slot} of window {seed}"
-                );
+        for way in [Way::Device, Way::Fixed] {
+            if way == Way::Fixed && name == "brighter-dynamic" {
+                continue; // the next test has it
+            }
+            let mut device = restorer(name, frames, way);
+            assert_eq!(
+                device.has_pinned_memory(),
+                Some(false),
+                "there is no device to pin it for"
+            );
+            let found = windows.each_ref().map(|window| device.restore(window).unwrap());
+            for (seed, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                for slot in 0..frames {
+                    assert!(
+                        expected.frame(slot) == found.frame(slot),
+                        "{name}, {way:?}: frame {slot} of window {seed}"
+                    );
+                }
+            }
+            for kind in GraphKind::ALL {
+                let has_none = kind == GraphKind::Prior && name == "brighter-noprior";
+                let runs = if has_none { 0 } else { 3 };
+                assert_eq!(device.timing(kind).runs.len(), runs, "{name}, {way:?}: {kind}");
             }
         }
         if name != "blend" {
             let brighter: Vec<u8> = windows[0].iter().map(|value| value + 1).collect();
             assert!(expected[0].frame(0) == &brighter[..expected[0].frame_bytes], "{name}");
         }
-        for kind in GraphKind::ALL {
-            let runs = if kind == GraphKind::Prior && name == "brighter-noprior" {
-                0
-            } else {
-                3
-            };
-            assert_eq!(device.timing(kind).runs.len(), runs, "{name}: {kind}");
+    }
+}
+
+/// What is captured has its sizes for ever.
+#[test]
+fn cuda_graphs_need_fixed_sizes() {
+    let restorer = restorer("brighter-dynamic", 9, Way::Host);
+    let error = Place::on_device(&restorer.sessions, MemoryInfo::default(), restorer.dims, true)
+        .map(drop)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("cuda-graphs: graph encoder: output latent: expected fixed sizes"),
+        "{error}"
+    );
+}
+
+/// Two elements that share sessions have tensors of their own.
+#[test]
+fn bound_tensors_are_an_elements_own() {
+    let (mut one, mut other) = (restorer("brighter", 5, Way::Fixed), restorer("brighter", 5, Way::Fixed));
+    let windows = [1, 2].map(|seed| window(&one, seed));
+    for _ in 0..3 {
+        let found = [one.restore(&windows[0]).unwrap(), other.restore(&windows[1]).unwrap()];
+        for (window, found) in windows.iter().zip(&found) {
+            assert!(
+                window
+                    .iter()
+                    .zip(found.frame(0))
+                    .all(|(before, after)| before + 1 == *after)
+            );
         }
     }
 }
 
 #[test]
 fn an_interrupt_ends_runs_until_each_reason_is_cleared() {
-    for place in places() {
-        let mut restorer = restorer("brighter", 5, place);
+    for way in WAYS {
+        let mut restorer = restorer("brighter", 5, way);
         let frames = window(&restorer, 0);
         let interrupt = restorer.interrupt.clone();
         interrupt.raise(Reason::Flush);
@@ -126,8 +175,8 @@ fn an_interrupt_ends_runs_until_each_reason_is_cleared() {
 
 #[test]
 fn a_run_that_fails_names_its_graph_and_is_no_end() {
-    for place in places() {
-        let mut restorer = restorer("failing", 5, place);
+    for way in WAYS {
+        let mut restorer = restorer("failing", 5, way);
         let error = restorer
             .restore(&vec![250; restorer.window_bytes()])
             .map(drop)
@@ -141,7 +190,7 @@ fn a_run_that_fails_names_its_graph_and_is_no_end() {
 /// A bundle whose graphs take any number of frames gives as many as it takes.
 #[test]
 fn a_window_of_the_wrong_length_is_an_error() {
-    let mut restorer = restorer("brighter", 9, Place::Host);
+    let mut restorer = restorer("brighter", 9, Way::Host);
     let error = restorer
         .restore(&vec![10; restorer.window_bytes()])
         .map(drop)

@@ -2,6 +2,7 @@
 
 mod arena;
 mod cache;
+mod device_memory;
 mod engines;
 mod environment;
 mod library;
@@ -10,6 +11,7 @@ mod provider;
 mod sessions;
 
 pub use cache::SessionCache;
+pub use device_memory::DeviceMemory;
 pub use environment::environment;
 pub use library::LibrarySearch;
 pub use provider::{Provider, ProviderOptions};

@@ -56,12 +56,14 @@ pub struct ProviderOptions {
     pub engine_cache: PathBuf,
     /// Bytes that the CUDA provider's arena of each graph may take; 0 for no limit.
     pub memory_limit: u64,
+    /// Whether runs are captured as CUDA graphs, and then run again as such. Needs graphs of fixed sizes that run on the device alone.
+    pub cuda_graphs: bool,
     /// Beginning of the paths of ONNX Runtime's profiles, one file a graph; `None` for no profile.
     pub profile: Option<PathBuf>,
 }
 
 impl ProviderOptions {
-    /// Device 0, all cores, no limit, no profile.
+    /// Device 0, all cores, no limit, no CUDA graphs, no profile.
     pub fn new(provider: Provider) -> Self {
         Self {
             provider,
@@ -69,6 +71,7 @@ impl ProviderOptions {
             threads: 0,
             engine_cache: PathBuf::new(),
             memory_limit: 0,
+            cuda_graphs: false,
             profile: None,
         }
     }
@@ -90,6 +93,7 @@ impl ProviderOptions {
                 .with_device_id(device)
                 // Tensor cores take channels last; with channels first cuDNN transposes around every convolution.
                 .with_prefer_nhwc(true)
+                .with_cuda_graph(self.cuda_graphs)
                 // Four sessions share the device: an arena that doubles would claim what the others need.
                 .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
             if self.memory_limit > 0 {
@@ -108,6 +112,7 @@ impl ProviderOptions {
                     .with_layer_norm_fp32_fallback(true)
                     .with_engine_cache(true)
                     .with_engine_cache_path(&cache)
+                    .with_cuda_graph(self.cuda_graphs)
                     .with_timing_cache(true)
                     .with_timing_cache_path(&cache)
                     .build()

@@ -249,7 +249,9 @@ mod tests {
     fn impossible_sizes_are_errors() {
         let error = FrameStore::new(shape(17, 4), usize::MAX / 2).unwrap_err();
         assert!(matches!(error, StoreError::TooLarge { frames: 30, .. }), "{error}");
-        let error = FrameStore::new(shape(17, 4), isize::MAX as usize / 30).map(drop);
+        let error = FrameStore::new(shape(17, 4), isize::MAX as usize / 30)
+            .map(std::hint::black_box)
+            .map(drop);
         assert!(matches!(error, Err(StoreError::OutOfMemory { .. })), "{error:?}");
         let error = FrameStore::new(shape(usize::MAX, 0), 2).unwrap_err();
         assert!(matches!(error, StoreError::TooLarge { .. }), "{error}");

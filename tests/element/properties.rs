@@ -6,13 +6,14 @@ use gst::prelude::*;
 use crate::rig::{self, Rig};
 
 /// Name, type, whether it can be changed while playing.
-const PROPERTIES: [(&str, &str, bool); 26] = [
+const PROPERTIES: [(&str, &str, bool); 27] = [
     ("model", "gchararray", false),
     ("provider", "GstDvFaceRestoreProvider", false),
     ("active-provider", "gchararray", false),
     ("device-id", "guint", false),
     ("num-threads", "guint", false),
     ("gpu-mem-limit", "guint64", false),
+    ("cuda-graphs", "gboolean", false),
     ("runtime-library", "gchararray", false),
     ("engine-cache", "gchararray", false),
     ("window-frames", "guint", false),
@@ -132,6 +133,7 @@ fn values_are_kept_and_bounded() {
         ("device-id", "3"),
         ("num-threads", "2"),
         ("gpu-mem-limit", "2000000000"),
+        ("cuda-graphs", "true"),
         ("runtime-library", "/a/b.so"),
         ("engine-cache", "/cache"),
         ("window-frames", "9"),
@@ -177,6 +179,7 @@ fn what_is_fixed_at_the_start_is_not_changed_later() {
         ("device-id", "3"),
         ("num-threads", "7"),
         ("gpu-mem-limit", "7"),
+        ("cuda-graphs", "true"),
         ("runtime-library", "/other.so"),
         ("engine-cache", "/other"),
         ("window-frames", "9"),
