@@ -51,6 +51,8 @@ for dtype in ${DTYPES:-f16 bf16}; do
             "$python" -m dvface.export "$config" random "$bundle" --dtype "$dtype" --unchecked "${options[@]}"
         run "ONNX Runtime, $provider, $dtype" "$out/$provider-$dtype.json" "$bench" --bundle "$(realpath "$bundle")" \
             --provider "$provider" --engine-cache "$out/engines" --profile "$out/profile-$provider-$dtype"
+        [ "$provider" = cpu ] || run "ONNX Runtime, $provider, $dtype, CUDA graphs" "$out/$provider-$dtype-graphs.json" \
+            "$bench" --bundle "$(realpath "$bundle")" --provider "$provider" --engine-cache "$out/engines-graphs" --cuda-graphs
     done
     [ -n "$device" ] || continue
     run "PyTorch, $dtype" "$out/torch-$dtype.json" "$python" -m dvface.torch_bench "$config" random --dtype "$dtype" \

@@ -193,8 +193,11 @@ class Exporter:
         """Quantises the graph, and has torch in f32 give the calibration's inputs of the graphs behind it."""
         path = self.out / f"{name}.onnx"
         feeds = [{key: window[source(key)] for key in keys} for window in self.windows]
-        count = quantize.quantize_graph(path, [quantize.as_feed(feed) for feed in feeds])
-        self.log(f"{name}: {count} convolutions in 8 bits, calibrated on {len(feeds)} windows")
+        least_psnr = self.limits.frames_psnr if name == "decoder" else None
+        count, wide = quantize.quantize_graph(
+            path, [quantize.as_feed(feed) for feed in feeds], torch.get_num_threads(), least_psnr
+        )
+        self.log(f"{name}: {count} of {wide} wide convolutions in 8 bits, calibrated on {len(feeds)} windows")
         self.report.costs[name].bytes = path.stat().st_size
         if name == "decoder":
             return
@@ -262,7 +265,8 @@ def export_bundle(
     """Writes the bundle and checks it on `frames` u8 [T, H, W, 3]; `log` gets a line for every step and figure.
 
     With `int8_windows`, further frames of that shape, wide convolutions have 8 bits (quantize.py) and the ranges that
-    these frames give; then LIMITS["int8"] holds. `plain`: standard operators only (fused_ops.py).
+    these frames give, but for those that do most harm; then LIMITS["int8"] holds. `plain`: standard operators only
+    (fused_ops.py).
     `unchecked`: nothing is run, and the manifest says so.
 
     Raises ValueError where the frames are not the config's, or a type other than f32 is to be quantised; ParityError,

@@ -1,9 +1,12 @@
-"""8-bit convolutions for the CPU: the wide 3x3 ones of a graph take and give bytes, all else stays f32.
+"""8-bit convolutions for the CPU: wide 3x3 ones of a graph take and give bytes, all else stays f32.
 
 Those are most of nano's operations, and run four times as fast where the CPU has 8-bit dot products. Weights have a
 scale a channel and 7 bits: CPUs without such products (AVX2) add pairs of products in 16 bits, which 8 would overflow.
 Activations have 8 bits and a range a tensor, the one that the calibration saw. The graph holds QuantizeLinear and
 DequantizeLinear around ordinary convolutions, so that a runtime that knows no 8-bit convolution still runs it, in f32.
+
+Convolutions are not alike: of nano's decoder, one does more harm than the other twelve together. Those that do most
+stay in f32, as many as it takes.
 """
 
 import logging
@@ -16,7 +19,9 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor
 
+from . import onnx_graph
 from .degradation import PRESETS, Degradation
+from .verify import frames_psnr
 from .video import read_video
 
 WIDE = 32
@@ -48,30 +53,68 @@ def wide_convolutions(path: Path) -> list[str]:
     return names
 
 
-def quantize_graph(path: Path, feeds: Feeds) -> int:
-    """Quantises the wide convolutions of the graph in `path`, calibrated on `feeds`; returns their number.
+class Quantizer:
+    """Quantises a graph's convolutions, calibrated once on `feeds`: its inputs by name, for each window."""
 
-    `feeds`: a graph's inputs by name, for each window.
-    """
-    names = wide_convolutions(path)
-    if not names:
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, path.name)
+    def __init__(self, path: Path, feeds: Feeds, folder: Path, threads: int):
+        self.path, self.feeds, self.threads = path, feeds, threads
+        self.target, self.ranges = folder / path.name, folder / "ranges.json"
+
+    def quantize(self, names: list[str]) -> Path:
+        """The graph with the convolutions `names` in 8 bits, in a file that the next call writes anew."""
         # It advises a pre-processing that only merges what ONNX Runtime merges when it loads the graph.
         logging.disable(logging.WARNING)
         try:
             quantize_static(
-                path, target, Reader(feeds), quant_format=QuantFormat.QDQ, nodes_to_quantize=names, per_channel=True,
-                reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                self.path, self.target, Reader(self.feeds), quant_format=QuantFormat.QDQ, nodes_to_quantize=names,
+                per_channel=True, reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                calibration_cache_path=self.ranges,
             )  # fmt: skip
         finally:
             logging.disable(logging.NOTSET)
-        model = onnx.load(target)
+        return self.target
+
+    def run(self, path: Path) -> list[np.ndarray]:
+        """The graph's first output for each window."""
+        session = onnx_graph.open_graph(path, self.threads)
+        return [session.run(None, feed)[0] for feed in self.feeds]
+
+    def harmless(self, names: list[str], least_psnr: float) -> list[str]:
+        """`names` without those that alone change the frames most, as many as it takes for all of the rest together to
+        leave the frames of every window within `least_psnr` dB of those in f32."""
+        expected = self.run(self.path)
+
+        def psnr(names: list[str]) -> float:
+            frames = self.run(self.quantize(names) if names else self.path)
+            return min(frames_psnr(a, b) for a, b in zip(frames, expected, strict=True))
+
+        if psnr(names) >= least_psnr:
+            return names
+        by_harm = sorted(names, key=lambda name: psnr([name]))
+        for count in range(1, len(names)):
+            rest = [name for name in names if name not in by_harm[:count]]
+            if psnr(rest) >= least_psnr:
+                return rest
+        return []
+
+
+def quantize_graph(path: Path, feeds: Feeds, threads: int, least_psnr: float | None = None) -> tuple[int, int]:
+    """Quantises wide convolutions of the graph in `path`; returns how many, of how many.
+
+    `feeds`: a graph's inputs by name, for each window. `least_psnr`: for a graph whose first output is frames, how near
+    in dB those in f32 must be (`Quantizer.harmless`).
+    """
+    names = wide_convolutions(path)
+    with tempfile.TemporaryDirectory() as folder:
+        quantizer = Quantizer(path, feeds, Path(folder), threads)
+        chosen = names if least_psnr is None or not names else quantizer.harmless(names, least_psnr)
+        if not chosen:
+            return 0, len(names)
+        model = onnx.load(quantizer.quantize(chosen))
     del model.metadata_props[:]
     onnx.save(model, path)
     onnx.checker.check_model(path, full_check=True)
-    return len(names)
+    return len(chosen), len(names)
 
 
 def calibration_windows(clips: list[Path], frames: int, height: int, width: int) -> list[np.ndarray]:

@@ -30,10 +30,10 @@ class Limits:
 LIMITS = {
     "f32": Limits(frames_psnr=60.0, relative_error=1e-4, equal_codes=0.99, same_code=0.0),
     "f16": Limits(frames_psnr=40.0, relative_error=2e-2, equal_codes=0.9, same_code=2e-3),
-    "int8": Limits(frames_psnr=50.0, relative_error=5e-2, equal_codes=0.9, same_code=0.0),
+    "int8": Limits(frames_psnr=52.0, relative_error=5e-2, equal_codes=0.9, same_code=0.0),
     "bf16": Limits(frames_psnr=30.0, relative_error=1e-1, equal_codes=0.6, same_code=2e-2),
 }
-"""int8: wide convolutions in 8 bits, the rest f32; 50 dB cost a picture of 33 dB 0.09. bf16 has 3 bits less than f16,
+"""int8: wide convolutions in 8 bits, the rest f32; 52 dB cost a picture of 35 dB 0.09. bf16 has 3 bits less than f16,
 18 dB; its limits hold for torch in bf16, for want of a runtime."""
 
 
