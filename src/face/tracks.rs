@@ -64,7 +64,7 @@ struct Track {
     is_hidden: bool,
     /// Smoothed; `None` without landmarks.
     turn: Option<f64>,
-    /// Share of it that is in the frame.
+    /// Share of it that is in the frame; where it is larger than the frame, of what could be.
     visible: f64,
     /// It is within the limits.
     fits: bool,
@@ -131,7 +131,9 @@ impl Tracker {
         let hold = HOLD_FRAMES + self.interval.saturating_sub(1);
         for track in &mut self.tracks {
             let rect = track.place.rect();
-            track.visible = self.frame.map_or(1.0, |frame| rect.shared(&frame) / rect.area());
+            track.visible = self
+                .frame
+                .map_or(1.0, |frame| rect.shared(&frame) / rect.area().min(frame.area()));
             track.fits = self.limits.fit(track);
         }
         self.choose(hold);
@@ -536,6 +538,10 @@ mod tests {
     /// Its crop would be moved back into the frame, where something else is.
     #[test]
     fn who_is_not_in_the_frame_does_not_show() {
+        let mut tracker = Tracker::new(LIMITS, 1);
+        tracker.set_frame(160, 120);
+        tracker.next(Some(&[face(80.0, 60.0, 900.0)]));
+        assert_eq!(ids(&tracker), [1], "it fills the frame");
         let mut tracker = Tracker::new(LIMITS, 1);
         tracker.set_frame(640, 360);
         tracker.next(Some(&[face(5000.0, 5000.0, 80.0), face(620.0, 200.0, 80.0)]));
