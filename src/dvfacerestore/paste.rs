@@ -194,9 +194,10 @@ impl Paste {
                         let parts = &parts[first..=last];
                         let shares = match samples.0 {
                             1 => parts,
-                            _ if at % samples.1 != 0 => row_shares,
                             of_a_block => {
-                                repeat(parts, of_a_block, row_shares);
+                                if at % samples.1 == 0 {
+                                    repeat(parts, of_a_block, row_shares);
+                                }
                                 // The last block may stick out.
                                 &row_shares[..span.len()]
                             }
