@@ -323,10 +323,12 @@ pub fn time_segment() -> gst::Event {
 /// Caps of progressive video at 25 frames a second.
 pub fn info(format: VideoFormat, width: u32, height: u32) -> VideoInfo {
     crate::init();
-    VideoInfo::builder(format, width, height)
+    let info = VideoInfo::builder(format, width, height)
         .fps(gst::Fraction::new(25, 1))
         .build()
-        .unwrap()
+        .unwrap();
+    // As an element gets it: what caps do not say has other values there, from GStreamer 1.26 on.
+    VideoInfo::from_caps(&info.to_caps().unwrap()).unwrap()
 }
 
 /// 32x32 RGB: what most bundles take, so that no conversion changes a value.
