@@ -410,7 +410,8 @@ def main() -> int:
     if args.unchecked:
         print(f"{args.out}: {args.dtype}, UNCHECKED: nothing has run these graphs")
     elif report.verified:
-        print(f"{args.out}: {args.dtype}, verified in ONNX Runtime against torch in f32")
+        types = "f32 with 8-bit convolutions" if args.int8 else args.dtype
+        print(f"{args.out}: {types}, verified in ONNX Runtime against torch in f32")
     else:
         print(f"{args.out}: {args.dtype}, UNVERIFIED: ONNX Runtime has run these graphs' twins in f32 only")
     return 0
