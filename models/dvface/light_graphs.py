@@ -235,9 +235,8 @@ def add_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def scaled(gain: GlobalGain, x: Tensor) -> Tensor:
     """`GlobalGain` on maps [T, h, w, C]."""
     rows = x.reshape(-1, x.shape[-1])
-    peaks = x.amax(dim=(1, 2)).mean(dim=0)
-    pooled = torch.cat([rows.mean(dim=0), rows.abs().mean(dim=0), peaks])
-    return x * (1.0 + gain.mlp(pooled[None])[0])
+    means = torch.cat([rows.mean(dim=0), rows.abs().mean(dim=0)])
+    return x * gain.factors(means[None], x.amax(dim=(1, 2)).mean(dim=0)[None])[0]
 
 
 def exchanged(exchange: Exchange, x: Tensor) -> Tensor:

@@ -121,14 +121,21 @@ class GlobalGain(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(3 * width, width), nn.ReLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width))
+        self.peaks = nn.Parameter(torch.zeros(width, width))
         nn.init.zeros_(self.mlp[-1].weight)
         nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        peaks = x.amax(dim=(3, 4)).mean(dim=1)
-        pooled = torch.cat([x.mean(dim=(1, 3, 4)), x.abs().mean(dim=(1, 3, 4)), peaks], dim=-1)
-        return x * (1.0 + self.mlp(pooled))[:, None, :, None, None]
+        means = torch.cat([x.mean(dim=(1, 3, 4)), x.abs().mean(dim=(1, 3, 4))], dim=-1)
+        gain = self.factors(means, x.amax(dim=(3, 4)).mean(dim=1))
+        return x * gain[:, None, :, None, None]
+
+    def factors(self, means: Tensor, peaks: Tensor) -> Tensor:
+        """Of each channel, [B, C], from the means of the channels and of their absolute values [B, 2 C], and the means
+        over time of their greatest values [B, C]."""
+        first, relu, last = self.mlp
+        return 1.0 + last(relu(first(means) + F.linear(peaks, self.peaks)))
 
 
 class Detail(nn.Module):
