@@ -129,8 +129,9 @@ def test_convolutions_that_do_most_harm_stay_in_f32(tmp_path):
     assert "node_conv2d_7" in plain, "that block's second"
 
 
-def test_ranges_that_do_not_hold_are_found(tmp_path):
-    """Calibrated on black frames, the bundle differs too much on others, and is not written."""
+def test_ranges_that_do_not_hold_are_found(tmp_path, monkeypatch):
+    """Calibrated on black frames, where no convolution does harm, the bundle differs on others, and is not written."""
+    monkeypatch.setattr(quantize.Quantizer, "harmless", lambda _self, names, _least_psnr: names)
     model = small_model()
     for layer in (model.vae.decoder.residual_head, model.vae.decoder.detail.head):
         layer.weight.data.mul_(20.0)
