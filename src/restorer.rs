@@ -471,7 +471,7 @@ impl Restorer {
                 run_bound(session, options, inputs, outputs, device.memory())
             }
             Place::Device(_) => run_bound(session, options, inputs, outputs, &MemoryInfo::default()),
-            _ => run_on_host(session, options, inputs, outputs),
+            Place::Host | Place::Fixed(..) => run_on_host(session, options, inputs, outputs),
         };
         let (values, time) = in_turn(&self.sessions, &self.interrupt, kind, run)?;
         self.timings[kind as usize].add(time);

@@ -85,7 +85,7 @@ class Quantizer:
         expected = self.run(self.path)
 
         def psnr(names: list[str]) -> float:
-            frames = self.run(self.quantize(names) if names else self.path)
+            frames = self.run(self.quantize(names))
             return min(frames_psnr(a, b) for a, b in zip(frames, expected, strict=True))
 
         if psnr(names) >= least_psnr:

@@ -11,7 +11,8 @@ use crate::runtime::Sessions;
 /// A device's memory, and where frames wait for the way there.
 pub(super) struct Device {
     memory: MemoryInfo<'static>,
-    /// In host memory, kept from window to window: pages that are pinned are dear to make.
+    /// In host memory, kept from window to window: pages that are pinned are dear to make. Owned: ort 2.0.0-rc.15 copies a borrowed
+    /// tensor when it is bound, by binding a borrowed one, and so waits for itself for ever.
     staging: Tensor<u8>,
     is_pinned: bool,
 }
