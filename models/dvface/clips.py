@@ -19,7 +19,16 @@ STAGE_LIGHT = 0.06
 """Least gain of a colour in recoloured samples: almost one colour alone, as under stage lights."""
 PUBLISHED_BITS = (1e5, 8e5)
 """Bits a 512x512 frame that web video has: what a degradation left is kept, what it was smoothed."""
+REDUCED = (0.4, 0.9)
+"""Scale of reduced samples."""
 DEFAULT_MIX = {"strong": 0.5, "medium": 0.3, "light": 0.1, "clean": 0.1}
+
+
+def scaled_down(clip: np.ndarray, side: int) -> np.ndarray:
+    """A clip u8 [T, n, n, 3] at [T, side, side, 3], each pixel the mean of what it covers; itself where n = side."""
+    if clip.shape[1] == side:
+        return clip
+    return np.stack([cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) for frame in clip])
 
 
 class ClipDataset:
@@ -29,7 +38,8 @@ class ClipDataset:
     are made from the clean clip. Others that the cache lacks are left out. photo_probability: how often a sample comes
     from a photo rather than from a clip. Shares of samples: recoloured, seen in other colours; defocused, whose clean
     side is partly out of focus; published, whose degraded side goes through one more encoder, as clips do on their way
-    to the web.
+    to the web. Of the samples from clips, `reduced` are scaled down: most clips of the web are softer than their pixels
+    allow, and a restorer that never saw a sharper one takes what is slightly soft for clean. Photos are sharp enough.
     FileNotFoundError if the cache has no entry of that split; ValueError for an unknown preset.
     """
 
@@ -42,9 +52,10 @@ class ClipDataset:
         recoloured: float = 0.0,
         defocused: float = 0.0,
         published: float = 0.0,
+        reduced: float = 0.0,
     ) -> None:
         self.cache, self.split = Path(cache), split
-        self.recoloured, self.defocused, self.published = recoloured, defocused, published
+        self.recoloured, self.defocused, self.published, self.reduced = recoloured, defocused, published, reduced
         self.mix = dict(DEFAULT_MIX if mix is None else mix)
         unknown = set(self.mix) - set(PRESETS)
         if unknown or any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
@@ -94,8 +105,12 @@ class ClipDataset:
         lines = groups[kind, preset][1]
         line = lines[int(rng.integers(len(lines)))]
         first = int(rng.integers(line["frames"] - frames + 1))
-        top, left = (8 * int(v) for v in rng.integers((line["size"] - size) // 8 + 1, size=2))
-        where = (slice(first, first + frames), slice(top, top + size), slice(left, left + size))
+        # No draw where a share is 0: the samples of a seed stay what they were.
+        side = size
+        if self.reduced > 0 and kind == "video" and rng.uniform() < self.reduced:
+            side = min(round(size / rng.uniform(*REDUCED)), line["size"])
+        top, left = (8 * int(v) for v in rng.integers((line["size"] - side) // 8 + 1, size=2))
+        where = (slice(first, first + frames), slice(top, top + side), slice(left, left + side))
         mirrored, reverse = rng.uniform(size=2) < 0.5
 
         def cut(name: str) -> np.ndarray:
@@ -103,12 +118,11 @@ class ClipDataset:
             # cv2.flip: NumPy copies a mirrored picture byte by byte.
             return np.stack([cv2.flip(np.ascontiguousarray(frame), 1) if mirrored else frame for frame in crop])
 
-        clean = cut(line["clean"])
-        # No draw where a share is 0: the samples of a seed stay what they were.
+        clean = scaled_down(cut(line["clean"]), size)
         defocused = self.defocused > 0 and rng.uniform() < self.defocused
         if defocused:
             clean = defocus(clean, rng)
-        if preset in FRESH or defocused and preset != "clean":
+        if preset in FRESH or (defocused or side > size) and preset != "clean":
             degraded = Degradation(preset, int(rng.integers(2**53)))(clean)
         else:
             degraded = clean.copy() if preset == "clean" else cut(line["degraded"])
@@ -129,10 +143,13 @@ class ClipDataset:
             first.setdefault(line["id"], line)
         return list(first.values())
 
-    def pair(self, line: dict, preset: str, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3]."""
+    def pair(self, line: dict, preset: str, frames: int, halved: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3], or
+        at half their size, as `reduced` samples are."""
         clean = self._whole(line["clean"], frames)
-        if preset in FRESH:
+        if halved:
+            clean = scaled_down(clean, line["size"] // 2)
+        if preset in FRESH or halved:
             return clean, Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
         return clean, self._whole(line["degraded"], frames)
 

@@ -247,7 +247,8 @@ class RestorerRecipe(Recipe):
     extractor learns from the restored frames too, but for the codebooks; the choice of a code then passes its gradient
     straight through.
     Shares of samples: `recoloured`, clean and degraded side alike, in other colours (lighting.py); `defocused`, the
-    clean side partly out of focus (defocus.py); `published`, the degraded side encoded once more at a rate of the web.
+    clean side partly out of focus (defocus.py); `published`, the degraded side encoded once more at a rate of the web;
+    `reduced`, of those from clips, scaled down and degraded anew.
     `forcing`: share of samples whose decoder sees the true latent, falling to 0 at `forcing_until` of the schedule.
     `checkpointing`: compute the DiT's blocks (and Wan's decoder's) again in the backward pass rather than store them.
     """
@@ -256,6 +257,7 @@ class RestorerRecipe(Recipe):
     recoloured: float
     defocused: float
     published: float
+    reduced: float
     forcing: float
     forcing_until: float
     checkpointing: bool
@@ -267,7 +269,7 @@ class RestorerRecipe(Recipe):
 
     @property
     def shares(self) -> tuple[str, ...]:
-        return (*super().shares, "recoloured", "defocused", "published", "forcing", "forcing_until")
+        return (*super().shares, "recoloured", "defocused", "published", "reduced", "forcing", "forcing_until")
 
 
 STAGES: dict[str, type[Recipe]] = {

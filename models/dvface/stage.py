@@ -25,6 +25,8 @@ RANDOM = "random"
 """In the place of a file of Wan's weights: train that part from nothing."""
 UNTRAINED_DIT = ("vae", "codes", "prediction")
 """Stages whose checkpoints have a DiT that nobody has trained yet."""
+SAMPLE_SHARES = ("recoloured", "defocused", "published", "reduced")
+"""Fields of a recipe that are ClipDataset's."""
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Stage:
 
     def dataset(self) -> ClipDataset:
         """Training clips in the recipe's mix of degradations."""
-        shares = {name: getattr(self.recipe, name, 0.0) for name in ("recoloured", "defocused", "published")}
+        shares = {name: getattr(self.recipe, name, 0.0) for name in SAMPLE_SHARES}
         return ClipDataset(self.cache, "train", self.recipe.mix.weights(), **shares)
 
     def about(self, dataset: ClipDataset) -> dict[str, str]:
@@ -63,10 +65,10 @@ class Stage:
         }
 
     def validation_clips(
-        self, presets: tuple[str, ...], limit: int, frames: int
+        self, presets: tuple[str, ...], limit: int, frames: int, halved: bool = False
     ) -> Iterator[tuple[Tensor, Tensor, str]]:
         """At most `limit` held-out (clean, degraded, preset) of each preset, [1, T, 3, H, W] in [-1, 1] on the stage's
-        device, spread over the people.
+        device, spread over the people; `halved` at half their size, where they are sharper.
 
         Raises FileNotFoundError where the cache has none.
         """
@@ -76,7 +78,9 @@ class Stage:
             if not lines:
                 raise FileNotFoundError(f"{self.cache}: expected validation clips {preset!r} of {frames} frames")
             for line in lines[:: max(1, len(lines) // limit)][:limit]:
-                clean, degraded = (to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames))
+                clean, degraded = (
+                    to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames, halved)
+                )
                 yield clean.to(self.device), degraded.to(self.device), preset
 
 

@@ -322,6 +322,47 @@ def test_defocused_samples_are_degraded_anew(cache):
         assert not np.array_equal(clean, degraded)
 
 
+def test_reduced_samples_of_clips_are_scaled_down_and_degraded_anew(cache):
+    """Sharper than those cut out, and the degraded side is made of them."""
+    plain, reduced = (
+        ClipDataset(cache, mix={"light": 1.0}, photo_probability=0.0, reduced=share) for share in (0.0, 1.0)
+    )
+    edges = [0.0, 0.0]
+    for seed in range(12):
+        clean, degraded = reduced.sample(np.random.default_rng(seed), 3, 32)
+        again = reduced.sample(np.random.default_rng(seed), 3, 32)
+        assert np.array_equal(clean, again[0]) and np.array_equal(degraded, again[1])
+        assert clean.shape == degraded.shape == (3, 32, 32, 3)
+        coarse = [video.reshape(3, 4, 8, 4, 8, 3).mean(axis=(0, 2, 4)) for video in (clean, degraded)]
+        assert np.abs(coarse[0] - coarse[1]).mean() < 6, "the same place"
+        assert not np.array_equal(clean, degraded)
+        cut = plain.sample(np.random.default_rng(seed), 3, 32)[0]
+        for index, video in enumerate((cut, clean)):
+            edges[index] += np.abs(np.diff(video.astype(int), axis=2)).mean()
+    assert edges[1] > 1.1 * edges[0]
+
+
+def test_photos_are_not_reduced(cache):
+    plain, reduced = (
+        ClipDataset(cache, mix={"light": 1.0}, photo_probability=1.0, reduced=share) for share in (0.0, 1.0)
+    )
+    for seed in range(4):
+        pairs = [dataset.sample(np.random.default_rng(seed), 3, 32) for dataset in (plain, reduced)]
+        assert all(np.array_equal(a, b) for a, b in zip(*pairs, strict=True))
+
+
+def test_a_halved_pair_shows_the_whole_picture_smaller(cache):
+    dataset = ClipDataset(cache, "validation")
+    line = dataset.pairs_of("light", 3)[0]
+    whole, _ = dataset.pair(line, "light", 3)
+    clean, degraded = dataset.pair(line, "light", 3, halved=True)
+    side = line["size"] // 2
+    assert clean.shape == degraded.shape == (3, side, side, 3)
+    blocks = whole.reshape(3, side, 2, side, 2, 3).mean(axis=(2, 4))
+    assert np.abs(clean - blocks).max() <= 1.0
+    assert np.array_equal(degraded, dataset.pair(line, "light", 3, halved=True)[1])
+
+
 def test_published_samples_are_encoded_once_more(cache):
     plain, published = (ClipDataset(cache, mix={"medium": 1.0}, published=share) for share in (0.0, 1.0))
     for seed in range(4):
