@@ -190,7 +190,8 @@ def _load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray
 class BuildOptions:
     """Size of the cache: lengths in frames, sides in pixels, `max_gib` the bound on all arrays together.
 
-    `relit_every`: one segment in so many is seen under other light; 0 for none.
+    `relit_every`: one segment in so many is seen under other light; 0 for none. `presets`: degradations of the training
+    clips; of the clips held out there are always all three.
     """
 
     size: int = 512
@@ -202,9 +203,15 @@ class BuildOptions:
     validation_photos: int = 30
     max_gib: float = 20.0
     relit_every: int = 3
+    presets: tuple[str, ...] = ("strong", "medium", "light")
+
+    def __post_init__(self) -> None:
+        known = BuildOptions.presets
+        if not self.presets or len(set(self.presets)) < len(self.presets) or set(self.presets) - set(known):
+            raise ValueError(f"presets: expected some of {', '.join(known)}, found {', '.join(self.presets) or 'none'}")
 
 
-_VARIANTS = (("strong0", "strong"), ("medium0", "medium"), ("light0", "light"))
+_VARIANTS = tuple((f"{preset}0", preset) for preset in BuildOptions.presets)
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,11 @@ class Job:
     def is_relit(self) -> bool:
         """Whether the clean segment is seen under other light."""
         return self.relit_every > 0 and stable_hash(f"{self.id}/light") % self.relit_every == 0
+
+    @property
+    def bytes(self) -> int:
+        """Of the clean segment and its degraded versions."""
+        return self.frames * self.size**2 * 3 * (1 + len(self.variants))
 
     def load(self) -> np.ndarray:
         """The clean segment, u8 RGB [frames, size, size, 3]."""
@@ -256,16 +268,16 @@ def _check_names(sources: list[Source]) -> None:
 
 
 def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[str]]:
-    """Jobs in the order they are built: validation, clips with `strong`, photos, the other presets of the clips.
+    """Jobs in the order they are built: validation, clips with the first preset, photos, the clips again.
 
-    Also returns notes for the user on what is left out: clips shorter than a segment, and photos, in the order of their
-    hash, beyond `max_gib` for all arrays together. ValueError if the clips alone are beyond it, or names clash.
+    Also returns notes for the user on what is left out: clips shorter than a segment, and what is beyond `max_gib` for
+    all arrays together, where clips come before photos, each in the order of their hash. ValueError if the held-out
+    clips alone are beyond it, or names clash.
     """
     _check_names(sources)
     held_out = split_people(sources, options.validation_people, options.validation_photos)
     validation: list[Job] = []
-    first: list[Job] = []
-    later: list[Job] = []
+    clips: list[Job] = []
     photos: list[Job] = []
     short = 0
     for source in sorted(sources, key=lambda s: (stable_hash(s.name), s.name)):
@@ -277,7 +289,7 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
                 Job(source, "validation", i, s, frames, options.size, variants) for i, s in enumerate(starts)
             ]
         elif source.kind == "photo":
-            preset = _VARIANTS[stable_hash(f"{source.name}/preset") % 3][1]
+            preset = options.presets[stable_hash(f"{source.name}/preset") % len(options.presets)]
             variants = ((f"{preset}0", preset),)
             photos.append(Job(source, "train", 0, 0, options.photo_frames, options.size, variants))
         else:
@@ -285,29 +297,37 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
             starts = _segment_starts(_frame_count(source), frames, options.segments)
             short += not starts
             for i, start in enumerate(starts):
-                others = [("medium0", "medium"), ("light0", "light")]
-                if stable_hash(f"{source.name}-s{i}/variants") % 2:
-                    others.append(("strong1", "strong"))
-                first.append(Job(source, "train", i, start, frames, options.size, (("strong0", "strong"),)))
-                later.append(Job(source, "train", i, start, frames, options.size, tuple(others)))
-    frame_bytes = options.size * options.size * 3
-
-    def size_of(jobs: list[Job], clean: bool) -> int:
-        return sum(job.frames * (len(job.variants) + clean) for job in jobs) * frame_bytes
-
-    left = options.max_gib * 2**30 - size_of(validation + first, True) - size_of(later, False)
-    if left < 0:
-        raise ValueError(f"max_gib {options.max_gib}: the clips alone need {-left / 2**30:.1f} GiB more")
-    kept = photos[: int(left // (2 * options.photo_frames * frame_bytes))]
-    notes = []
-    if short:
-        notes.append(f"{short} clips left out: shorter than a segment")
-    if len(kept) < len(photos):
-        notes.append(f"{len(photos) - len(kept)} of {len(photos)} photos left out: beyond {options.max_gib} GiB")
+                variants = tuple((f"{preset}0", preset) for preset in options.presets)
+                if "strong" in options.presets and stable_hash(f"{source.name}-s{i}/variants") % 2:
+                    variants += (("strong1", "strong"),)
+                clips.append(Job(source, "train", i, start, frames, options.size, variants))
+    budget = options.max_gib * 2**30 - sum(job.bytes for job in validation)
+    if budget < 0:
+        raise ValueError(f"max_gib {options.max_gib}: the held-out clips alone need {-budget / 2**30:.1f} GiB more")
+    notes = [f"{short} clips left out: shorter than a segment"] if short else []
+    kept = []
+    for what, jobs in (("segments of clips", clips), ("photos", photos)):
+        kept.append(_within(jobs, budget))
+        budget -= sum(job.bytes for job in kept[-1])
+        if len(kept[-1]) < len(jobs):
+            more = sum(job.bytes for job in jobs[len(kept[-1]) :]) / 2**30
+            notes.append(
+                f"{len(jobs) - len(kept[-1])} of {len(jobs)} {what} left out: beyond {options.max_gib:.4g} GiB (max_gib), "
+                f"they need {more:.1f} GiB more"
+            )
+    clips, photos = kept
+    first = [replace(job, variants=job.variants[:1]) for job in clips]
+    later = [replace(job, variants=job.variants[1:]) for job in clips if job.variants[1:]]
     # Clips and photos of the held-out part alternate, so that the first few entries show both.
     validation.sort(key=lambda job: shuffled(job.id))
-    jobs = [replace(job, relit_every=options.relit_every) for job in validation + first + kept + later]
+    jobs = [replace(job, relit_every=options.relit_every) for job in validation + first + photos + later]
     return jobs, notes
+
+
+def _within(jobs: list[Job], budget: float) -> list[Job]:
+    """The first jobs whose arrays together have at most `budget` bytes."""
+    ends = np.cumsum([job.bytes for job in jobs])
+    return jobs[: int(np.searchsorted(ends, budget, side="right"))]
 
 
 def shuffled(identity: str) -> tuple[int, str]:
@@ -461,11 +481,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--exclude", nargs="*", default=[], help="leave out sources whose name or repository has this")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     for name, value in vars(defaults).items():
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=type(value), default=value, help=f"default {value}")
+        flag, many = "--" + name.replace("_", "-"), isinstance(value, tuple)
+        kind, default = (str, " ".join(value)) if many else (type(value), value)
+        parser.add_argument(flag, type=kind, default=value, nargs="+" if many else None, help=f"default {default}")
     args = parser.parse_args(argv)
-    options = BuildOptions(**{name: getattr(args, name) for name in vars(defaults)})
     try:
+        options = BuildOptions(
+            **{name: getattr(args, name) for name in vars(defaults)} | {"presets": tuple(args.presets)}
+        )
         sources = [source for folder in args.data for source in scan(folder, tuple(args.exclude))]
         if not sources:
             raise FileNotFoundError(f"no clip or photo under {', '.join(map(str, args.data))}")

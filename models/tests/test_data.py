@@ -161,8 +161,32 @@ def test_size_is_bounded(folder):
     fewer, notes = plan(sources, BuildOptions(**{**vars(OPTIONS), "max_gib": limit / 2**30}))
     assert total(fewer) <= limit and len(fewer) == len(jobs) - 1
     assert "1 of 6 photos left out" in notes[0]
-    with pytest.raises(ValueError, match="clips alone need"):
+    # A byte less than the training clips need: one segment makes room, which photos fill; those held out stay.
+    train = [job for job in jobs if job.split == "train" and job.source.kind == "video"]
+    most = limit - total([job for job in jobs if job.source.kind == "photo" and job.split == "train"]) - 1
+    fewest, notes = plan(sources, BuildOptions(**{**vars(OPTIONS), "max_gib": most / 2**30}))
+    assert total(fewest) <= most
+    assert [job for job in fewest if job.split == "validation"] == [job for job in jobs if job.split == "validation"]
+    segments = len({job.id for job in train})
+    assert f"1 of {segments} segments of clips left out: beyond" in notes[0] and "of 6 photos left out" in notes[1]
+    with pytest.raises(ValueError, match="held-out clips alone need"):
         plan(sources, BuildOptions(**{**vars(OPTIONS), "max_gib": 0.0001}))
+
+
+def test_presets_of_training_clips_are_chosen(folder, tmp_path):
+    lines = build(scan(folder / "train"), tmp_path, BuildOptions(**{**vars(OPTIONS), "presets": ("strong",)}))
+    assert {line["preset"] for line in lines if line["split"] == "train"} == {"strong"}
+    assert {line["preset"] for line in lines if line["split"] == "validation"} == {"strong", "medium", "light"}
+    for wrong in ((), ("heavy",), ("light", "light")):
+        with pytest.raises(ValueError, match="presets: expected some of strong, medium, light"):
+            BuildOptions(presets=wrong)
+
+
+def test_a_wrong_preset_is_an_error_of_the_command_line(folder, tmp_path, capsys):
+    command = ["--data", str(folder / "train"), "--out", str(tmp_path / "cache"), "--presets", "soft"]
+    assert data.main(command) == 1
+    assert "presets: expected some of strong, medium, light, found soft" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
 
 
 def test_short_clips_are_reported(folder):
