@@ -268,6 +268,15 @@ class Config:
                 f"text.rows: expected 0 to {self.dit.text_tokens} (dit.text_tokens), found {self.text.rows}"
             )
 
+    def notes(self) -> list[str]:
+        """What people should know of this config before they train or export a model of it."""
+        if self.text.kind == "stored" and not self.text.embedding:
+            return [
+                "text.embedding names no file: the Transformer's prompt is a row of zeros, not what Wan's text encoder "
+                f"gives for {self.text.prompt!r}"
+            ]
+        return []
+
     @property
     def fusion_inner_dim(self) -> int:
         """Width of eq. 8's attention."""

@@ -312,8 +312,8 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
         if len(kept[-1]) < len(jobs):
             more = sum(job.bytes for job in jobs[len(kept[-1]) :]) / 2**30
             notes.append(
-                f"{len(jobs) - len(kept[-1])} of {len(jobs)} {what} left out: beyond {options.max_gib:.4g} GiB (max_gib), "
-                f"they need {more:.1f} GiB more"
+                f"{len(jobs) - len(kept[-1])} of {len(jobs)} {what} left out: beyond {options.max_gib:.4g} GiB "
+                f"(max_gib), they need {more:.1f} GiB more"
             )
     clips, photos = kept
     first = [replace(job, variants=job.variants[:1]) for job in clips]

@@ -3,7 +3,8 @@ torch.
 
     python -m dvface.export nano CHECKPOINT OUT [--dtype f16 | --int8 CLIP...]
 
-`--int8` quantises the wide convolutions (quantize.py), for the CPU: clean clips of faces tell their ranges.
+`--int8` quantises the wide convolutions (quantize.py), for the CPU: clean clips of faces tell their ranges, the last of
+them only checks the result.
 
 CHECKPOINT is one of train_restorer, or `random` for untrained weights. A bundle that differs from torch in f32 is not
 written: OUT then has graphs but no bundle.toml. ONNX Runtime's CPU provider has no bfloat16 kernels, so that a bf16
@@ -33,9 +34,14 @@ from .graphs import GRAPHS, build_graph, graph_names, graph_tensors, retyped, ru
 from .manifest import MANIFEST, graph_files, manifest_text
 from .model import DVFace
 from .onnx_graph import UnsupportedTypeError, export_graph, open_graph, run_graph
+from .training import read_checkpoint
 from .verify import LIMITS, ParityError
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+LICENSES = {"light": "MIT", "wan": "Apache-2.0"}
+"""Of the weights, by the kind of VAE: what Wan's weights become stays under their licence."""
+TRAINED = "restorer"
+"""The stage whose checkpoints have all parts trained."""
 LEAN_PIXELS = 2**20
 """Pixels of a window from which ONNX Runtime gives memory of Wan's VAE back as soon as it is free: 192 channels a
 pixel are gigabytes then."""
@@ -120,6 +126,8 @@ class Exporter:
         self.log: Callable[[str], None] = lambda line: None
         self.unverified = self.unchecked = False
         self.windows: list[dict[str, Tensor]] = []
+        self.quantized = [0, 0]
+        """Wide convolutions: in 8 bits, of how many."""
 
     def calibrate_on(self, windows: list[np.ndarray]) -> None:
         """Has the wide convolutions quantised, with the ranges that they have on windows u8 [T, H, W, 3]."""
@@ -197,6 +205,7 @@ class Exporter:
         count, wide = quantize.quantize_graph(
             path, [quantize.as_feed(feed) for feed in feeds], torch.get_num_threads(), least_psnr
         )
+        self.quantized = [a + b for a, b in zip(self.quantized, (count, wide), strict=True)]
         self.log(f"{name}: {count} of {wide} wide convolutions in 8 bits, calibrated on {len(feeds)} windows")
         self.report.costs[name].bytes = path.stat().st_size
         if name == "decoder":
@@ -292,6 +301,9 @@ def export_bundle(
             exporter.export(name)
     if exporter.wrong:
         raise ParityError(f"ONNX Runtime differs from torch: {', '.join(exporter.wrong)}")
+    if int8_windows:
+        count, wide = exporter.quantized
+        description = f"{description} ({count} of {wide} wide convolutions in 8 bits)".strip()
     if not exporter.report.verified:
         description = f"{description} ({dtype}, not verified in ONNX Runtime)".strip()
     texts = {"version": version, "license": license_name, "description": description, "trained_on": trained_on}
@@ -323,12 +335,21 @@ def load_model(config: Config, checkpoint: Path) -> tuple[DVFace, str, str]:
 
     The weights of a large model stay in a file that is mapped into memory: the system takes back the pages of graphs
     that are done.
+
+    Raises FileNotFoundError where there is no such file, ValueError where it is no checkpoint of train_restorer for
+    this config.
     """
     torch.manual_seed(0)
     model = DVFace(config)
     if str(checkpoint) != "random":
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        model.load_state_dict(state["model"], assign=True)
+        state = read_checkpoint(checkpoint)
+        for key, expected in (("stage", TRAINED), ("config", config.name)):
+            if state[key] != expected:
+                raise ValueError(f"{checkpoint}: expected {key} {expected!r}, found {state[key]!r}")
+        try:
+            model.load_state_dict(state["model"], assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"{checkpoint}: {error}") from error
         return model, state["description"], state["trained_on"]
     for parameter in model.parameters():
         if not parameter.any():
@@ -355,14 +376,30 @@ def pixel_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def main() -> int:
+def int8_windows(clips: list[Path], config: Config) -> tuple[list[np.ndarray], np.ndarray]:
+    """Windows that calibrate, from all clips but the last, and one of the last to check with, u8 [T, H, W, 3] each.
+
+    Raises ValueError for a single clip, and as `quantize.calibration_windows` does.
+    """
+    if len(clips) < 2:
+        raise ValueError(f"--int8: expected clips to calibrate on and one more to check with, found {len(clips)}")
+    size = (config.window.frames, config.frame.height, config.frame.width)
+    return quantize.calibration_windows(clips[:-1], *size), quantize.calibration_windows(clips[-1:], *size)[-1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="name in configs/, or a path")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of train_restorer, or 'random' for untrained weights")
     parser.add_argument("out", type=Path, help="folder of the bundle")
     parser.add_argument("--dtype", choices=list(DTYPES), default="f32", help="element type of weights and activations")
     parser.add_argument(
-        "--int8", type=Path, nargs="+", metavar="CLIP", help="clean face clips of the config's size: 8-bit convolutions"
+        "--int8",
+        type=Path,
+        nargs="+",
+        metavar="CLIP",
+        help="8-bit convolutions: clean face clips of the config's size to calibrate on, the last to check with",
     )
     parser.add_argument(
         "--plain-attention", action="store_true", help="standard operators only: for TensorRT, which knows no other"
@@ -380,30 +417,32 @@ def main() -> int:
     )
     parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT", help="frame size (default: the config's)")
     parser.add_argument("--version", default="0.1.0")
-    parser.add_argument("--license", default="MIT", help="licence of the weights")
-    args = parser.parse_args()
+    parser.add_argument("--license", help="licence of the weights (default: MIT; of Wan's, Apache-2.0)")
+    args = parser.parse_args(argv)
+    try:
+        return export(args)
+    except (ParityError, UnsupportedTypeError, FileNotFoundError, ValueError) as error:
+        print(f"error: no bundle written: {error}", file=sys.stderr)
+        return 1
 
+
+def export(args: argparse.Namespace) -> int:
+    """What the command line asks for; returns the exit status."""
     config = resized(load_config(args.config), args.window, args.size, args.overlap)
     model, description, trained_on = load_model(config, args.checkpoint)
     print(f"{config.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.3f} M parameters, {memory()}", flush=True)
-    windows = None
-    if args.int8:
-        size = (config.window.frames, config.frame.height, config.frame.width)
-        windows = quantize.calibration_windows(args.int8, *size)
+    for note in config.notes():
+        print(f"note: {note}", file=sys.stderr)
+    windows, frames = int8_windows(args.int8, config) if args.int8 else (None, None)
     if args.frames:
-        frames = torch.from_numpy(np.load(args.frames))
-    else:
-        frames = torch.from_numpy(windows[-1]) if windows else check_frames(config)
-    try:
-        report = export_bundle(
-            model, args.out, frames, args.version, description, trained_on,
-            license_name=args.license, dtype=args.dtype, unverified=args.unverified, int8_windows=windows,
-            plain=args.plain_attention, unchecked=args.unchecked,
-            log=lambda line: print(line, flush=True),
-        )  # fmt: skip
-    except (ParityError, UnsupportedTypeError) as error:
-        print(f"error: no bundle written: {error}", file=sys.stderr)
-        return 1
+        frames = np.load(args.frames)
+    report = export_bundle(
+        model, args.out, check_frames(config) if frames is None else torch.from_numpy(frames), args.version,
+        description, trained_on,
+        license_name=args.license or LICENSES[config.vae.kind], dtype=args.dtype, unverified=args.unverified,
+        int8_windows=windows, plain=args.plain_attention, unchecked=args.unchecked,
+        log=lambda line: print(line, flush=True),
+    )  # fmt: skip
     print(cost_table(report.costs, config))
     if report.warnings:
         print(f"{len(report.warnings)} warnings of overflow in f16, above")

@@ -48,12 +48,16 @@ def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def code_feature_loss(latents: Tensor, codes: Tensor, beta: float = 0.25) -> Tensor:
-    """L_feat = mse(sg(z), z_q) + beta mse(z, sg(z_q)) (eq. 10)."""
+    """L_feat = mse(sg(z), z_q) + beta mse(z, sg(z_q)) (eq. 10), of one codebook and the latents that it quantises.
+
+    The paper prints it for the encoder's latents and the sum of both codes, which says nothing of which code is which:
+    eq. 3 looks up each codebook by latents of its own, and those are what must be near its codes.
+    """
     return F.mse_loss(codes, latents.detach()) + beta * F.mse_loss(latents, codes.detach())
 
 
 def code_alignment_loss(latents: Tensor, codes: Tensor) -> Tensor:
-    """L_cf = mse(z, sg(z_q)) (eq. 11): latents of a degraded clip, codes of the clean one."""
+    """L_cf = mse(z, sg(z_q)) (eq. 11): latents of a degraded clip, codes of the clean one; per codebook, as eq. 10."""
     return F.mse_loss(latents.float(), codes.detach().float())
 
 

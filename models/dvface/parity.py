@@ -11,8 +11,8 @@ Every size is read from the tensors. Two are not in the weights. The rows that a
 sizes first: the first that fits a reference file, or the one that fits best; a wrong one cannot fit a file of several
 tokens. (So are the rows where no `mid_text_embedding` is there.)
 
-Exits with 1 where a value is further from its reference than allowed, where nothing was compared, or where a file is
-unknown or cannot be read.
+Exits with 1 where a value is further from its reference than allowed, where nothing was compared, or where a file of
+tensors (.npz, .safetensors) is unknown or cannot be read. Other JSON is named as not compared.
 """
 
 import argparse

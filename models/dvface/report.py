@@ -17,7 +17,8 @@ luma. SSIM, MS-SSIM, HaarPSI (RGB), Sharpness, Detail: every fourth frame. E*_wa
 DIS (preset medium) between adjacent frames of the clip itself, half resolution, forward-backward occlusion mask;
 E*_warp / GT: relative to that of the ground truth, mean of the clips' ratios. Sharpness: gradient energy of the luma in
 the face relative to the ground truth (noise and blocks count); Detail: share of the ground truth's gradients that is
-there (noise does not count). Bold: the best but for GT, nearest to 1 where the arrow says so."""
+there (noise does not count). The face: the ellipse in the box that --detector finds, without one the middle of the
+frame (45% of its width, 62% of its height). Bold: the best but for GT, nearest to 1 where the arrow says so."""
 
 
 def mean_value(records: Iterable[Record]) -> float:

@@ -19,7 +19,7 @@ from .losses import MS_SSIM_SIDE
 from .model import DVFace
 from .prior import PriorExtractor
 from .recipe import Recipe, Training, load_training, parse_phases
-from .training import PARTS, Task, Trainer, has_weights, load_parts
+from .training import PARTS, Task, Trainer, has_weights, load_parts, read_checkpoint
 
 RANDOM = "random"
 """In the place of a file of Wan's weights: train that part from nothing."""
@@ -207,7 +207,7 @@ def parse_stage(description: str, stages: tuple[str, ...], argv: list[str] | Non
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model = build_model(config, prior_only=name in ("codes", "prediction") and config.vae.kind == "wan")
-    init = torch.load(args.init, map_location="cpu", weights_only=True, mmap=True) if args.init else {}
+    init = read_checkpoint(args.init) if args.init else {}
     resumes = (args.run / "checkpoint.pt").exists()
     if not resumes:
         fill(model, init, args)
@@ -233,6 +233,9 @@ def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv:
     try:
         stage = parse_stage(description, tuple(tasks), argv)
         dataset = stage.dataset()
+        if stage.name == "restorer":
+            for note in stage.config.notes():
+                print(f"note: {note}", file=sys.stderr)
         trainer = Trainer(
             tasks[stage.name](stage),
             stage.recipe,

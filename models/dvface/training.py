@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import math
+import pickle
 import queue
 import threading
 import time
@@ -167,6 +168,22 @@ class Task:
     def weights(self) -> dict[str, Any]:
         """What of the helpers the next stage needs."""
         return {}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Trainer` wrote, `model.pt` or `checkpoint.pt`, its tensors mapped into memory.
+
+    Raises FileNotFoundError where there is no such file, ValueError where it is something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path}: expected a checkpoint, found something that PyTorch cannot read: {error}") from error
+    keys = ("model", "stage", "config")
+    missing = [key for key in keys if not isinstance(state, dict) or key not in state]
+    if missing:
+        raise ValueError(f"{path}: expected a checkpoint with {', '.join(keys)}, found none of {', '.join(missing)}")
+    return state
 
 
 def load_parts(model: DVFace, state: dict[str, Tensor], what: str) -> list[str]:

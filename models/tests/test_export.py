@@ -286,6 +286,47 @@ def test_frames_of_another_size_are_an_error(tmp_path, frames):
         export.export_bundle(lively_model(), tmp_path, frames[:, :64])
 
 
+def checkpoint(folder: Path, **changed: object) -> Path:
+    """A checkpoint of the tiny config as the trainer writes it, but for what is changed."""
+    torch.manual_seed(0)
+    state = {"model": DVFace(load_config("tiny")).state_dict(), "stage": "restorer", "config": "dvface-tiny"}
+    torch.save(state | {"description": "small", "trained_on": "nothing"} | changed, folder / "model.pt")
+    return folder / "model.pt"
+
+
+@pytest.mark.parametrize(
+    ("words", "changed", "expected"),
+    [
+        (["tiny", "nowhere.pt"], {}, "nowhere.pt"),
+        (["huge", "model.pt"], {}, "huge.toml"),
+        (["tiny", "model.pt", "--window", "6"], {}, "window.frames: expected 4n + 1, found 6"),
+        (["tiny", "other.pt"], {}, "other.pt: expected a checkpoint, found something"),
+        (["tiny", "model.pt"], {"stage": "prediction"}, "expected stage 'restorer', found 'prediction'"),
+        (["tiny", "model.pt"], {"config": "nano"}, "expected config 'dvface-tiny', found 'nano'"),
+        (["tiny", "model.pt"], {"model": {}}, "Missing key(s)"),
+        (["tiny", "model.pt", "--frames", "few.npy"], {}, "frames: expected torch.uint8"),
+        (["tiny", "model.pt", "--int8", "one.mp4"], {}, "one more to check with, found 1"),
+        (["tiny", "model.pt", "--int8", "one.mp4", "two.mp4"], {}, "one.mp4"),
+    ],
+)
+def test_errors_of_the_command_line(tmp_path, monkeypatch, capsys, words, changed, expected):
+    checkpoint(tmp_path, **changed)
+    monkeypatch.chdir(tmp_path)
+    Path("other.pt").write_bytes(b"PK no zip")
+    np.save("few.npy", np.zeros((1, 8, 8, 3), np.uint8))
+    assert export.main([*words[:2], "out", *words[2:]]) == 1
+    error = capsys.readouterr().err
+    assert "error: no bundle written: " in error and expected in error
+    assert not Path("out/bundle.toml").exists()
+
+
+def test_a_checkpoint_becomes_a_bundle(tmp_path, capsys):
+    assert export.main(["tiny", str(checkpoint(tmp_path)), str(tmp_path / "out"), "--version", "1.2.3"]) == 0
+    about = tomllib.loads((tmp_path / "out/bundle.toml").read_text())
+    assert (about["version"], about["license"], about["description"]) == ("1.2.3", "MIT", "small")
+    assert "verified in ONNX Runtime" in capsys.readouterr().out
+
+
 def test_random_weights_leave_no_part_without_effect(tmp_path, monkeypatch):
     """Whether the weights lie in memory or, as a large model's, in a file."""
     models = []

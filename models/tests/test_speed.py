@@ -2,6 +2,7 @@
 convolutions."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,8 @@ def test_wide_convolutions_in_8_bits_stay_near(tmp_path):
     windows = [frames.numpy(), (frames // 2).numpy()]
     report = export_bundle(model, tmp_path, frames, int8_windows=windows)
     assert 52 <= report.figures["chain frames PSNR"] < 100
+    about = (tmp_path / "bundle.toml").read_text()
+    assert re.search(r"\((\d+) of \1 wide convolutions in 8 bits\)", about), "the bundle says so"
     nodes = onnx.load(tmp_path / "decoder.onnx").graph.node
     quantised = [node for node in nodes if node.op_type == "Conv" and node.input[0].endswith("DequantizeLinear_Output")]
     # Latent block, four blocks, two exchanges, detail.
