@@ -6,6 +6,7 @@ pub mod difference;
 #[cfg(feature = "element")]
 pub mod dvfacerestore;
 pub mod face;
+pub mod mirror;
 pub mod pace;
 pub mod resample;
 pub mod restorer;

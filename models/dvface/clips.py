@@ -12,6 +12,7 @@ from dvface.data import INDEX, read_index, shuffled, stable_hash
 from dvface.defocus import defocus
 from dvface.degradation import PRESETS, Degradation, encode
 from dvface.lighting import random_light, relight
+from dvface.overlays import Overlay
 
 FRESH = ("soft",)
 """Presets that the cache has not: cheap enough to be made when they are drawn, so no two samples are alike."""
@@ -40,6 +41,8 @@ class ClipDataset:
     side is partly out of focus; published, whose degraded side goes through one more encoder, as clips do on their way
     to the web. Of the samples from clips, `reduced` are scaled down: most clips of the web are softer than their pixels
     allow, and a restorer that never saw a sharper one takes what is slightly soft for clean. Photos are sharp enough.
+    Of all samples, `overlaid` have bars or a caption (overlays.py), which are degraded with the picture in some and as
+    sharp on both sides in most.
     FileNotFoundError if the cache has no entry of that split; ValueError for an unknown preset.
     """
 
@@ -53,9 +56,11 @@ class ClipDataset:
         defocused: float = 0.0,
         published: float = 0.0,
         reduced: float = 0.0,
+        overlaid: float = 0.0,
     ) -> None:
         self.cache, self.split = Path(cache), split
         self.recoloured, self.defocused, self.published, self.reduced = recoloured, defocused, published, reduced
+        self.overlaid = overlaid
         self.mix = dict(DEFAULT_MIX if mix is None else mix)
         unknown = set(self.mix) - set(PRESETS)
         if unknown or any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
@@ -122,10 +127,18 @@ class ClipDataset:
         defocused = self.defocused > 0 and rng.uniform() < self.defocused
         if defocused:
             clean = defocus(clean, rng)
-        if preset in FRESH or (defocused or side > size) and preset != "clean":
+        made = preset in FRESH or (defocused or side > size) and preset != "clean"
+        overlay = Overlay(size, size, rng) if self.overlaid > 0 and rng.uniform() < self.overlaid else None
+        if overlay and made and rng.uniform() < 0.5:  # else it was put on what is degraded already
+            clean, overlay = overlay.on(clean), None
+        if made:
             degraded = Degradation(preset, int(rng.integers(2**53)))(clean)
         else:
-            degraded = clean.copy() if preset == "clean" else cut(line["degraded"])
+            degraded = clean if preset == "clean" else cut(line["degraded"])
+        if overlay:
+            clean, degraded = overlay.on(clean), overlay.on(degraded)
+        if degraded is clean:
+            degraded = clean.copy()
         if self.published and preset != "clean" and rng.uniform() < self.published:
             degraded = encode(degraded, np.exp(rng.uniform(*np.log(PUBLISHED_BITS))))
         if self.recoloured and rng.uniform() < self.recoloured:

@@ -248,7 +248,7 @@ class RestorerRecipe(Recipe):
     straight through.
     Shares of samples: `recoloured`, clean and degraded side alike, in other colours (lighting.py); `defocused`, the
     clean side partly out of focus (defocus.py); `published`, the degraded side encoded once more at a rate of the web;
-    `reduced`, of those from clips, scaled down and degraded anew.
+    `reduced`, of those from clips, scaled down and degraded anew; `overlaid`, with bars or a caption (overlays.py).
     `forcing`: share of samples whose decoder sees the true latent, falling to 0 at `forcing_until` of the schedule.
     `checkpointing`: compute the DiT's blocks (and Wan's decoder's) again in the backward pass rather than store them.
     """
@@ -258,6 +258,7 @@ class RestorerRecipe(Recipe):
     defocused: float
     published: float
     reduced: float
+    overlaid: float
     forcing: float
     forcing_until: float
     checkpointing: bool
@@ -269,7 +270,16 @@ class RestorerRecipe(Recipe):
 
     @property
     def shares(self) -> tuple[str, ...]:
-        return (*super().shares, "recoloured", "defocused", "published", "reduced", "forcing", "forcing_until")
+        return (
+            *super().shares,
+            "recoloured",
+            "defocused",
+            "published",
+            "reduced",
+            "overlaid",
+            "forcing",
+            "forcing_until",
+        )
 
 
 STAGES: dict[str, type[Recipe]] = {

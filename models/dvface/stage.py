@@ -25,7 +25,7 @@ RANDOM = "random"
 """In the place of a file of Wan's weights: train that part from nothing."""
 UNTRAINED_DIT = ("vae", "codes", "prediction")
 """Stages whose checkpoints have a DiT that nobody has trained yet."""
-SAMPLE_SHARES = ("recoloured", "defocused", "published", "reduced")
+SAMPLE_SHARES = ("recoloured", "defocused", "published", "reduced", "overlaid")
 """Fields of a recipe that are ClipDataset's."""
 
 

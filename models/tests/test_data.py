@@ -366,6 +366,24 @@ def test_reduced_samples_of_clips_are_scaled_down_and_degraded_anew(cache):
     assert edges[1] > 1.1 * edges[0]
 
 
+def test_overlaid_samples_have_what_is_sharp_on_both_sides(cache):
+    """As sharp on the degraded side, where that is not made from the clean one."""
+    plain, overlaid = (ClipDataset(cache, mix={"medium": 1.0}, overlaid=share) for share in (0.0, 1.0))
+    changed = 0
+    for seed in range(8):
+        pairs = [dataset.sample(np.random.default_rng(seed), 3, 64) for dataset in (plain, overlaid)]
+        where = [(before != after).any(axis=(0, 3)) for before, after in zip(*pairs, strict=True)]
+        both = where[0] & where[1]
+        if both.any():
+            changed += 1
+            covered = [video[:, both].astype(int) for video in pairs[1]]
+            assert np.median(np.abs(covered[0] - covered[1])) <= 1
+    assert changed >= 6
+    soft = ClipDataset(cache, mix={"soft": 1.0}, overlaid=1.0)
+    clean, degraded = soft.sample(np.random.default_rng(0), 3, 64)
+    assert clean.shape == degraded.shape == (3, 64, 64, 3)
+
+
 def test_photos_are_not_reduced(cache):
     plain, reduced = (
         ClipDataset(cache, mix={"light": 1.0}, photo_probability=1.0, reduced=share) for share in (0.0, 1.0)

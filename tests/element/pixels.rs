@@ -4,7 +4,7 @@ use gst::prelude::*;
 use gst_video::prelude::*;
 use gst_video::{VideoColorimetry, VideoFormat, VideoFrameRef, VideoInfo, VideoMeta};
 
-use crate::rig::{Rig, assert_brighter, bytes, flat, frame, frame_with, info, pixels, rgb, stamp};
+use crate::rig::{self, Rig, assert_brighter, bytes, flat, frame, frame_with, info, pixels, rgb, stamp};
 
 /// What comes out for `count` frames.
 pub fn restored(model: &str, info: &VideoInfo, frames: impl IntoIterator<Item = gst::Buffer>) -> Vec<gst::Buffer> {
@@ -325,7 +325,7 @@ fn after_a_start_without_strength_the_pool_is_downstreams_too() {
 }
 
 /// Values that the graphs see at the corner and in the middle of their frame: `brighter` stops at 255, so where the
-/// picture is white, only the black borders could change, and they are not part of the output.
+/// picture is white, nothing changes, and what is beside the picture is not part of the output.
 #[test]
 fn letterbox_puts_the_picture_back_in_its_place() {
     // (size, pixel aspect ratio)
@@ -363,6 +363,35 @@ fn letterbox_puts_the_picture_back_in_its_place() {
             assert!(pixels(&info, &buffer) == expected, "{width}x{height} {numer}/{denom}");
         }
     }
+}
+
+/// A picture that nearly fills the bundle's frame leaves a border of a row. Black, it would be the sharpest edge in sight, and
+/// `dvface-nano` draws a bright line along such a one.
+#[test]
+fn a_thin_border_of_the_letterbox_leaves_no_line() {
+    let element = rig::element("brighter");
+    element.set_property("model", concat!(env!("CARGO_MANIFEST_DIR"), "/models/dvface-nano"));
+    let rig = Rig::around(element);
+    rig.play();
+    let info = VideoInfo::builder(VideoFormat::Rgb, 512, 512)
+        .fps(gst::Fraction::new(25, 1))
+        .par(gst::Fraction::new(389, 388))
+        .build()
+        .unwrap();
+    let stride = info.stride()[0] as usize;
+    // A soft picture: skin's colour, a little brighter from row to row.
+    let soft = |place: usize| [170, 100, 60][place % stride % 3] + (place / stride / 16) as u8;
+    rig.start(&info.to_caps().unwrap());
+    rig.push_all((0..17).map(|index| frame_with(&info, index, soft)));
+    rig.eos();
+    let out = rig.take_buffers();
+    assert_eq!(out.len(), 17);
+    let worst = |buffer: &gst::Buffer| {
+        let changes = pixels(&info, buffer).into_iter().enumerate();
+        changes.map(|(place, value)| value.abs_diff(soft(place))).max().unwrap()
+    };
+    let worst: Vec<u8> = out.iter().map(worst).collect();
+    assert!(worst.iter().all(|value| *value <= 6), "{worst:?}");
 }
 
 /// White is 255 for the graphs, whatever Y' it has in the colorimetry of the caps: it cannot get brighter. A darker grey
