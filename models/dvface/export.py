@@ -201,9 +201,11 @@ class Exporter:
         """Quantises the graph, and has torch in f32 give the calibration's inputs of the graphs behind it."""
         path = self.out / f"{name}.onnx"
         feeds = [{key: window[source(key)] for key in keys} for window in self.windows]
-        least_psnr = self.limits.frames_psnr if name == "decoder" else None
         count, wide = quantize.quantize_graph(
-            path, [quantize.as_feed(feed) for feed in feeds], torch.get_num_threads(), least_psnr
+            path,
+            [quantize.as_feed(feed) for feed in feeds],
+            torch.get_num_threads(),
+            verify.likeness(name, self.limits),
         )
         self.quantized = [a + b for a, b in zip(self.quantized, (count, wide), strict=True)]
         self.log(f"{name}: {count} of {wide} wide convolutions in 8 bits, calibrated on {len(feeds)} windows")

@@ -6,7 +6,7 @@ Activations have 8 bits and a range a tensor, the one that the calibration saw. 
 DequantizeLinear around ordinary convolutions, so that a runtime that knows no 8-bit convolution still runs it, in f32.
 
 Convolutions are not alike: of nano's decoder, one does more harm than the other twelve together. Those that do most
-stay in f32, as many as it takes.
+stay in f32, as many as it takes: of the decoder's for its frames, of the prior's for its codes.
 """
 
 import logging
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import onnx_graph
 from .degradation import PRESETS, Degradation
-from .verify import frames_psnr
+from .verify import Likeness, Outputs
 from .video import read_video
 
 WIDE = 32
@@ -74,40 +74,40 @@ class Quantizer:
             logging.disable(logging.NOTSET)
         return self.target
 
-    def run(self, path: Path) -> list[np.ndarray]:
-        """The graph's first output for each window."""
+    def run(self, path: Path) -> list[Outputs]:
+        """The graph's outputs for each window."""
         session = onnx_graph.open_graph(path, self.threads)
-        return [session.run(None, feed)[0] for feed in self.feeds]
+        return [session.run(None, feed) for feed in self.feeds]
 
-    def harmless(self, names: list[str], least_psnr: float) -> list[str]:
-        """`names` without those that alone change the frames most, as many as it takes for all of the rest together to
-        leave the frames of every window within `least_psnr` dB of those in f32."""
+    def harmless(self, names: list[str], likeness: Likeness) -> list[str]:
+        """`names` without those that alone change the outputs most, as many as it takes for all of the rest together to
+        leave the outputs for every window near enough."""
         expected = self.run(self.path)
 
-        def psnr(names: list[str]) -> float:
-            frames = self.run(self.quantize(names))
-            return min(frames_psnr(a, b) for a, b in zip(frames, expected, strict=True))
+        def worst(names: list[str]) -> float:
+            found = self.run(self.quantize(names))
+            return min(likeness.measure(a, b) for a, b in zip(found, expected, strict=True))
 
-        if psnr(names) >= least_psnr:
+        if worst(names) >= likeness.least:
             return names
-        by_harm = sorted(names, key=lambda name: psnr([name]))
+        by_harm = sorted(names, key=lambda name: worst([name]))
         for count in range(1, len(names)):
             rest = [name for name in names if name not in by_harm[:count]]
-            if psnr(rest) >= least_psnr:
+            if worst(rest) >= likeness.least:
                 return rest
         return []
 
 
-def quantize_graph(path: Path, feeds: Feeds, threads: int, least_psnr: float | None = None) -> tuple[int, int]:
+def quantize_graph(path: Path, feeds: Feeds, threads: int, likeness: Likeness | None = None) -> tuple[int, int]:
     """Quantises wide convolutions of the graph in `path`; returns how many, of how many.
 
-    `feeds`: a graph's inputs by name, for each window. `least_psnr`: for a graph whose first output is frames, how near
-    in dB those in f32 must be (`Quantizer.harmless`).
+    `feeds`: a graph's inputs by name, for each window. With `likeness` those that do most harm are left out
+    (`Quantizer.harmless`).
     """
     names = wide_convolutions(path)
     with tempfile.TemporaryDirectory() as folder:
         quantizer = Quantizer(path, feeds, Path(folder), threads)
-        chosen = names if least_psnr is None or not names else quantizer.harmless(names, least_psnr)
+        chosen = names if likeness is None or not names else quantizer.harmless(names, likeness)
         if not chosen:
             return 0, len(names)
         model = onnx.load(quantizer.quantize(chosen))

@@ -1,7 +1,7 @@
 """How far a graph in ONNX Runtime may be from torch, and what f16 cannot hold."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,19 @@ LIMITS = {
 }
 """int8: wide convolutions in 8 bits, the rest f32; 52 dB cost a picture of 35 dB 0.09. bf16 has 3 bits less than f16,
 18 dB; its limits hold for torch in bf16, for want of a runtime."""
+
+
+Outputs = list[np.ndarray]
+CLOSER_PSNR, CLOSER_CODES = 1.0, 0.03
+"""How much nearer than LIMITS the clips must be that choose the 8-bit convolutions: others are further from f32."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How near a graph's outputs for a window must be to those in f32: `measure` of both, at least `least`."""
+
+    measure: Callable[[Outputs, Outputs], float]
+    least: float
 
 
 class ParityError(RuntimeError):
@@ -73,6 +86,15 @@ def compare(graph: str, found: list[np.ndarray], expected: list[np.ndarray], lim
         return "decoder frames PSNR", psnr, psnr >= limits.frames_psnr
     error = relative_error(found[0], expected[0])
     return f"{graph} relative error", error, error <= limits.relative_error
+
+
+def likeness(graph: str, limits: Limits) -> Likeness | None:
+    """By which the 8-bit convolutions of a graph are chosen; None where all are taken."""
+    if graph == "prior":
+        return Likeness(lambda a, b: equal_codes(a, b, limits.same_code), limits.equal_codes + CLOSER_CODES)
+    if graph == "decoder":
+        return Likeness(lambda a, b: frames_psnr(a[0], b[0]), limits.frames_psnr + CLOSER_PSNR)
+    return None
 
 
 def check_finite(graph: str, who: str, outputs: list[np.ndarray]) -> None:

@@ -18,7 +18,7 @@ from dvface.export import check_frames, export_bundle
 from dvface.light_graphs import cut, paste, shifted
 from dvface.model import DVFace
 from dvface.onnx_graph import export_graph, open_graph, run_graph
-from dvface.verify import ParityError
+from dvface.verify import CLOSER_CODES, CLOSER_PSNR, LIMITS, ParityError
 from dvface.video import write_video
 
 
@@ -106,6 +106,9 @@ def test_wide_convolutions_in_8_bits_stay_near(tmp_path):
     windows = [frames.numpy(), (frames // 2).numpy()]
     report = export_bundle(model, tmp_path, frames, int8_windows=windows)
     assert 52 <= report.figures["chain frames PSNR"] < 100
+    # The window that is checked is one of those that chose: it is nearer than others need be.
+    assert report.figures["prior share of equal codes"] >= LIMITS["int8"].equal_codes + CLOSER_CODES
+    assert report.figures["decoder frames PSNR"] >= LIMITS["int8"].frames_psnr + CLOSER_PSNR
     about = (tmp_path / "bundle.toml").read_text()
     assert re.search(r"\((\d+) of \1 wide convolutions in 8 bits\)", about), "the bundle says so"
     nodes = onnx.load(tmp_path / "decoder.onnx").graph.node
@@ -134,7 +137,7 @@ def test_convolutions_that_do_most_harm_stay_in_f32(tmp_path):
 
 def test_ranges_that_do_not_hold_are_found(tmp_path, monkeypatch):
     """Calibrated on black frames, where no convolution does harm, the bundle differs on others, and is not written."""
-    monkeypatch.setattr(quantize.Quantizer, "harmless", lambda _self, names, _least_psnr: names)
+    monkeypatch.setattr(quantize.Quantizer, "harmless", lambda _self, names, _likeness: names)
     model = small_model()
     for layer in (model.vae.decoder.residual_head, model.vae.decoder.detail.head):
         layer.weight.data.mul_(20.0)
