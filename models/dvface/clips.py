@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -124,21 +124,25 @@ class ClipDataset:
             return np.stack([cv2.flip(np.ascontiguousarray(frame), 1) if mirrored else frame for frame in crop])
 
         clean = scaled_down(cut(line["clean"]), size)
-        defocused = self.defocused > 0 and rng.uniform() < self.defocused
-        if defocused:
-            clean = defocus(clean, rng)
-        made = preset in FRESH or (defocused or side > size) and preset != "clean"
-        overlay = Overlay(size, size, rng) if self.overlaid > 0 and rng.uniform() < self.overlaid else None
-        if overlay and made and rng.uniform() < 0.5:  # else it was put on what is degraded already
+        return self._varied(clean, preset, None if side > size else lambda: cut(line["degraded"]), rng)
+
+    def _varied(
+        self, clean: np.ndarray, preset: str, stored: Callable[[], np.ndarray] | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(clean, degraded) of a clean crop in another focus, with an overlay, through another encoder, under another
+        light, as the shares say. `stored` reads the cache's degraded side; None where that is not of this crop."""
+        if self.defocused > 0 and rng.uniform() < self.defocused:
+            clean, stored = defocus(clean, rng), None
+        is_stored = preset not in FRESH and stored is not None
+        overlay = Overlay(*clean.shape[1:3], rng) if self.overlaid > 0 and rng.uniform() < self.overlaid else None
+        if overlay and preset != "clean" and not is_stored and rng.uniform() < 0.5:
             clean, overlay = overlay.on(clean), None
-        if made:
-            degraded = Degradation(preset, int(rng.integers(2**53)))(clean)
-        else:
-            degraded = clean if preset == "clean" else cut(line["degraded"])
-        if overlay:
-            clean, degraded = overlay.on(clean), overlay.on(degraded)
-        if degraded is clean:
+        if preset == "clean":
             degraded = clean.copy()
+        else:
+            degraded = stored() if is_stored else Degradation(preset, int(rng.integers(2**53)))(clean)
+        if overlay:  # on what is degraded already
+            clean, degraded = overlay.on(clean), overlay.on(degraded)
         if self.published and preset != "clean" and rng.uniform() < self.published:
             degraded = encode(degraded, np.exp(rng.uniform(*np.log(PUBLISHED_BITS))))
         if self.recoloured and rng.uniform() < self.recoloured:
