@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dvface.data import INDEX, read_index, shuffled, stable_hash
+from dvface.data import INDEX, read_index, shuffled, square, stable_hash
 from dvface.defocus import defocus
 from dvface.degradation import PRESETS, Degradation, encode
 from dvface.lighting import random_light, relight
@@ -29,7 +29,7 @@ def scaled_down(clip: np.ndarray, side: int) -> np.ndarray:
     """A clip u8 [T, n, n, 3] at [T, side, side, 3], each pixel the mean of what it covers; itself where n = side."""
     if clip.shape[1] == side:
         return clip
-    return np.stack([cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) for frame in clip])
+    return np.stack([square(frame, side) for frame in clip])
 
 
 class ClipDataset:

@@ -145,7 +145,7 @@ def split_people(sources: list[Source], video_people: int, photo_people: int) ->
 # --- decoding -------------------------------------------------------------------------------------------------------
 
 
-def _square(frame: np.ndarray, size: int) -> np.ndarray:
+def square(frame: np.ndarray, size: int) -> np.ndarray:
     """Centre square of a frame, scaled to size x size (area downwards, Lanczos upwards)."""
     height, width = frame.shape[:2]
     side = min(height, width)
@@ -176,11 +176,11 @@ def _frame_count(source: Source) -> int:
 
 def _load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray:
     if source.kind == "photo":
-        return photo_clip(_square(_read_image(source.path), size), frames, stable_hash(f"{source.name}/camera"))
+        return photo_clip(square(_read_image(source.path), size), frames, stable_hash(f"{source.name}/camera"))
     if source.kind == "frames":
         files = sorted(source.path.glob("*.png"))[start : start + frames]
-        return np.stack([_square(_read_image(path), size) for path in files])
-    return np.stack([_square(frame, size) for frame in read_video(source.path, start, frames)])
+        return np.stack([square(_read_image(path), size) for path in files])
+    return np.stack([square(frame, size) for frame in read_video(source.path, start, frames)])
 
 
 # --- building -------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from .manifest import MANIFEST, graph_files, manifest_text
 from .model import DVFace
 from .onnx_graph import UnsupportedTypeError, export_graph, open_graph, run_graph
 from .training import read_checkpoint
-from .verify import LIMITS, ParityError
+from .verify import LIMITS, Outputs, ParityError
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 LICENSES = {"light": "MIT", "wan": "Apache-2.0"}
@@ -46,7 +46,6 @@ LEAN_PIXELS = 2**20
 """Pixels of a window from which ONNX Runtime gives memory of Wan's VAE back as soon as it is free: 192 channels a
 pixel are gigabytes then."""
 
-Outputs = list[np.ndarray]
 Comparison = tuple[str, float, bool]
 
 

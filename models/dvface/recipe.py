@@ -15,6 +15,8 @@ FLOWS = ("raft", "dis")
 MEASURES = ("mse", "rmse")
 TEMPORAL = ("restored", "error")
 TUNED = ("restorer", "prior")
+SAMPLE_SHARES = ("recoloured", "defocused", "published", "reduced", "overlaid")
+"""Fields of a recipe that are clips.ClipDataset's."""
 RAFT_SIDE = 128
 """Least side in pixels of a frame for RAFT."""
 
@@ -270,16 +272,7 @@ class RestorerRecipe(Recipe):
 
     @property
     def shares(self) -> tuple[str, ...]:
-        return (
-            *super().shares,
-            "recoloured",
-            "defocused",
-            "published",
-            "reduced",
-            "overlaid",
-            "forcing",
-            "forcing_until",
-        )
+        return (*super().shares, *SAMPLE_SHARES, "forcing", "forcing_until")
 
 
 STAGES: dict[str, type[Recipe]] = {

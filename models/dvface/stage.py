@@ -18,15 +18,13 @@ from .frames import to_float, to_u8
 from .losses import MS_SSIM_SIDE
 from .model import DVFace
 from .prior import PriorExtractor
-from .recipe import Recipe, Training, load_training, parse_phases
+from .recipe import SAMPLE_SHARES, Recipe, Training, load_training, parse_phases
 from .training import PARTS, Task, Trainer, has_weights, load_parts, read_checkpoint
 
 RANDOM = "random"
 """In the place of a file of Wan's weights: train that part from nothing."""
 UNTRAINED_DIT = ("vae", "codes", "prediction")
 """Stages whose checkpoints have a DiT that nobody has trained yet."""
-SAMPLE_SHARES = ("recoloured", "defocused", "published", "reduced", "overlaid")
-"""Fields of a recipe that are ClipDataset's."""
 
 
 @dataclass

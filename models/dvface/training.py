@@ -240,7 +240,7 @@ class Trainer:
     # --- checkpoints
 
     def _resume(self) -> None:
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = read_checkpoint(self.checkpoint)
         for key in ("stage", "config"):
             if state.get(key) != self.about[key]:
                 raise ValueError(

@@ -76,7 +76,7 @@ def equal_codes(a: list[np.ndarray], b: list[np.ndarray], tolerance: float) -> f
     return float(same.mean())
 
 
-def compare(graph: str, found: list[np.ndarray], expected: list[np.ndarray], limits: Limits) -> tuple[str, float, bool]:
+def compare(graph: str, found: Outputs, expected: Outputs, limits: Limits) -> tuple[str, float, bool]:
     """A graph's outputs against torch's: what was measured, the figure, and whether it is within the limits."""
     if graph == "prior":
         share = equal_codes(found, expected, limits.same_code)
@@ -90,11 +90,10 @@ def compare(graph: str, found: list[np.ndarray], expected: list[np.ndarray], lim
 
 def likeness(graph: str, limits: Limits) -> Likeness | None:
     """By which the 8-bit convolutions of a graph are chosen; None where all are taken."""
-    if graph == "prior":
-        return Likeness(lambda a, b: equal_codes(a, b, limits.same_code), limits.equal_codes + CLOSER_CODES)
-    if graph == "decoder":
-        return Likeness(lambda a, b: frames_psnr(a[0], b[0]), limits.frames_psnr + CLOSER_PSNR)
-    return None
+    least = {"prior": limits.equal_codes + CLOSER_CODES, "decoder": limits.frames_psnr + CLOSER_PSNR}
+    if graph not in least:
+        return None
+    return Likeness(lambda a, b: compare(graph, a, b, limits)[1], least[graph])
 
 
 def check_finite(graph: str, who: str, outputs: list[np.ndarray]) -> None:
