@@ -8,9 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dvface.backdrop import before
 from dvface.data import INDEX, read_index, shuffled, square, stable_hash
 from dvface.defocus import defocus
 from dvface.degradation import PRESETS, Degradation, encode
+from dvface.face_region import Box, central_box
 from dvface.lighting import random_light, relight
 from dvface.overlays import Overlay
 
@@ -22,6 +24,8 @@ PUBLISHED_BITS = (1e5, 8e5)
 """Bits a 512x512 frame that web video has: what a degradation left is kept, what it was smoothed."""
 REDUCED = (0.4, 0.9)
 """Scale of reduced samples."""
+SEEN = ("whole", "halved", "before_stills")
+"""What a held-out clip is turned into before it is degraded."""
 DEFAULT_MIX = {"strong": 0.5, "medium": 0.3, "light": 0.1, "clean": 0.1}
 
 
@@ -32,6 +36,18 @@ def scaled_down(clip: np.ndarray, side: int) -> np.ndarray:
     return np.stack([square(frame, side) for frame in clip])
 
 
+def face_of(line: dict) -> Box | None:
+    """Box of the face in an index line's clip, in pixels: the detector's, None where that found none; where none was
+    asked, the middle, as face crops are."""
+    face = line.get("face", central_box(line["size"], line["size"]))
+    return face and tuple(face)
+
+
+def crop_of(face: Box | None, left: int, top: int, scale: float) -> Box | None:
+    """The box in a crop whose corner is at (left, top), scaled by `scale`."""
+    return face and ((face[0] - left) * scale, (face[1] - top) * scale, face[2] * scale, face[3] * scale)
+
+
 class ClipDataset:
     """Pairs of clean and degraded clips of one split of a cache, memory-mapped.
 
@@ -39,7 +55,8 @@ class ClipDataset:
     are made from the clean clip. Others that the cache lacks are left out. photo_probability: how often a sample comes
     from a photo rather than from a clip. Shares of samples: recoloured, seen in other colours; defocused, whose clean
     side is partly out of focus; published, whose degraded side goes through one more encoder, as clips do on their way
-    to the web. Of the samples from clips, `reduced` are scaled down: most clips of the web are softer than their pixels
+    to the web; before_stills, whose person stands before another clip's picture (backdrop.py), degraded anew. Of the
+    samples from clips, `reduced` are scaled down: most clips of the web are softer than their pixels
     allow, and a restorer that never saw a sharper one takes what is slightly soft for clean. Photos are sharp enough.
     Of all samples, `overlaid` have bars or a caption (overlays.py), which are degraded with the picture in some and as
     sharp on both sides in most.
@@ -57,10 +74,11 @@ class ClipDataset:
         published: float = 0.0,
         reduced: float = 0.0,
         overlaid: float = 0.0,
+        before_stills: float = 0.0,
     ) -> None:
         self.cache, self.split = Path(cache), split
         self.recoloured, self.defocused, self.published, self.reduced = recoloured, defocused, published, reduced
-        self.overlaid = overlaid
+        self.overlaid, self.before_stills = overlaid, before_stills
         self.mix = dict(DEFAULT_MIX if mix is None else mix)
         unknown = set(self.mix) - set(PRESETS)
         if unknown or any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
@@ -124,15 +142,27 @@ class ClipDataset:
             return np.stack([cv2.flip(np.ascontiguousarray(frame), 1) if mirrored else frame for frame in crop])
 
         clean = scaled_down(cut(line["clean"]), size)
-        return self._varied(clean, preset, None if side > size else lambda: cut(line["degraded"]), rng)
+        face = crop_of(face_of(line), left, top, size / side)
+        if face and mirrored:
+            face = (size - face[0] - face[2], *face[1:])
+        return self._varied(clean, preset, None if side > size else lambda: cut(line["degraded"]), face, rng)
 
     def _varied(
-        self, clean: np.ndarray, preset: str, stored: Callable[[], np.ndarray] | None, rng: np.random.Generator
+        self,
+        clean: np.ndarray,
+        preset: str,
+        stored: Callable[[], np.ndarray] | None,
+        face: Box | None,
+        rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(clean, degraded) of a clean crop in another focus, with an overlay, through another encoder, under another
-        light, as the shares say. `stored` reads the cache's degraded side; None where that is not of this crop."""
+        """(clean, degraded) of a clean crop before a still, in another focus, with an overlay, through another encoder,
+        under another light, as the shares say. `stored` reads the cache's degraded side; None where that is not of this
+        crop. `face`: its box in the crop, or beside it."""
+        if self.before_stills > 0 and face and rng.uniform() < self.before_stills:
+            other = self.pairs[int(rng.integers(len(self.pairs)))]
+            clean, stored = before(clean, self._picture(other), face, rng), None
         if self.defocused > 0 and rng.uniform() < self.defocused:
-            clean, stored = defocus(clean, rng), None
+            clean, stored = defocus(clean, rng, face), None
         is_stored = preset not in FRESH and stored is not None
         overlay = Overlay(*clean.shape[1:3], rng) if self.overlaid > 0 and rng.uniform() < self.overlaid else None
         if overlay and preset != "clean" and not is_stored and rng.uniform() < 0.5:
@@ -160,15 +190,29 @@ class ClipDataset:
             first.setdefault(line["id"], line)
         return list(first.values())
 
-    def pair(self, line: dict, preset: str, frames: int, halved: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3], or
-        at half their size, as `reduced` samples are."""
+    def pair(self, line: dict, preset: str, frames: int, seen: str = "whole") -> tuple[np.ndarray, np.ndarray]:
+        """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3].
+
+        `seen`, one of SEEN: as they are; at half their size, as `reduced` samples; with their person before another
+        clip's picture, as `before_stills`. ValueError for another.
+        """
+        if seen not in SEEN:
+            raise ValueError(f"seen: expected one of {', '.join(SEEN)}, found {seen}")
         clean = self._whole(line["clean"], frames)
-        if halved:
+        if seen == "halved":
             clean = scaled_down(clean, line["size"] // 2)
-        if preset in FRESH or halved:
+        elif seen == "before_stills":
+            rng = np.random.default_rng(stable_hash(f"{line['id']}/still"))
+            others = [other for other in self.pairs if other["person"] != line["person"]] or self.pairs
+            picture = self._picture(others[int(rng.integers(len(others)))])
+            clean = before(clean, picture, face_of(line) or central_box(*clean.shape[1:3]), rng)
+        if preset in FRESH or seen != "whole":
             return clean, Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
         return clean, self._whole(line["degraded"], frames)
+
+    def _picture(self, line: dict) -> np.ndarray:
+        """The first frame of a clean clip, u8 RGB [H, W, 3]."""
+        return self._whole(line["clean"], 1)[0]
 
     def _whole(self, name: str, frames: int) -> np.ndarray:
         """The first frames of an array of the cache, in memory."""

@@ -38,6 +38,7 @@ class VaeConfig:
 
     `context_channels`: beside the latent's, which have the clean clip's latent for truth; in them the DiT tells the
     decoder what it likes, of a frame's noise for instance. The encoder leaves them zero.
+    `late_gain`: besides the gain after the decoder's first block, one after the middle.
     `exchanges`: after how many of the decoder's blocks a frame takes over `exchange_width` channels of each neighbour.
     """
 
@@ -51,6 +52,7 @@ class VaeConfig:
     exchange_width: int
     fidelity: bool
     detail_width: int = 0
+    late_gain: bool = False
     context_channels: int = 0
     kind: str = "light"
 

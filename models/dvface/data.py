@@ -8,10 +8,11 @@ become clips by a smooth random camera path. `index.jsonl` has one line for each
 
     {"id": "train_v0001-s0", "clean": "train/train_v0001-s0/clean.npy", "degraded": "train/train_v0001-s0/strong0.npy",
      "preset": "strong", "seed": 123, "frames": 25, "size": 512, "split": "train", "kind": "video", "person": "v001",
-     "source": "faces-train/video/train_v0001.mp4", "start": 0, "psnr": 28.1}
+     "source": "faces-train/video/train_v0001.mp4", "start": 0, "psnr": 28.1, "face": [145.0, 98.0, 210.0, 260.0]}
 
 `Degradation(preset, seed)` on the clean array gives the degraded one again. A share of the segments is seen under other
-light (lighting.py), chosen by hash of the segment's id. The split is by person, chosen by hash of
+light (lighting.py), chosen by hash of the segment's id. `face` is the box that `--detector` found (left, top, width,
+height in pixels), null where it found none, and absent without a detector. The split is by person, chosen by hash of
 the person's name, so it is the same on every machine. The nearest manifest.csv at or above a file (columns `file`,
 `split`, `person`) names its person; without one the VFHQ name (`Clip+ID+P0+...`) or the file name does. A file whose
 manifest split is `eval-*` is refused.
@@ -35,6 +36,7 @@ import numpy as np
 
 from dvface.camera import photo_clip
 from dvface.degradation import Degradation
+from dvface.face_region import Box, Detect, face_in, open_detector
 from dvface.lighting import random_light, relight
 from dvface.video import clip_info, read_video
 
@@ -385,6 +387,24 @@ def run_job(job: Job, out: Path) -> list[dict]:
     return lines
 
 
+def add_faces(out: Path, lines: list[dict], detect: Detect) -> None:
+    """Says in the lines of an index that do not yet where the face is, and writes the index anew."""
+    found: dict[str, Box | None] = {line["clean"]: line["face"] for line in lines if "face" in line}
+    for line in lines:
+        if line["clean"] not in found:
+            box = face_in(np.load(out / line["clean"], mmap_mode="r"), detect)
+            found[line["clean"]] = box and [round(value, 1) for value in box]
+        line["face"] = found[line["clean"]]
+    write_index(out, lines)
+
+
+def write_index(out: Path, lines: list[dict]) -> None:
+    """Writes the index whole; a reader never sees half of it."""
+    temporary = out / f".{INDEX}.tmp"
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    temporary.rename(out / INDEX)
+
+
 def read_index(cache: str | Path) -> list[dict]:
     """Lines of the index whose arrays exist. A last line that was cut off by a crash is ignored."""
     cache = Path(cache)
@@ -402,8 +422,11 @@ def read_index(cache: str | Path) -> list[dict]:
     return lines
 
 
-def build(sources: list[Source], out: str | Path, options: BuildOptions, workers: int = 2) -> list[dict]:
-    """Build the cache under `out`, skipping what its index has; returns all index lines.
+def build(
+    sources: list[Source], out: str | Path, options: BuildOptions, workers: int = 2, detect: Detect | None = None
+) -> list[dict]:
+    """Build the cache under `out`, skipping what its index has; returns all index lines. With `detect` they say where
+    the face is.
 
     ValueError if the cache there was built with other options.
     """
@@ -423,9 +446,7 @@ def build(sources: list[Source], out: str | Path, options: BuildOptions, workers
         if line["split"] != split.get(line["person"], line["split"]) or not same_segment:
             raise ValueError(f"{out}: {line['degraded']} was built with other options; use another folder")
     # Rewritten, so that a line cut off by a crash is gone before new ones are added.
-    temporary = out / f".{INDEX}.tmp"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    temporary.rename(out / INDEX)
+    write_index(out, lines)
     for job in jobs:
         if job.id not in built:  # a clean array without a line may be of a stopped build with other options
             (out / job.split / job.id / "clean.npy").unlink(missing_ok=True)
@@ -454,6 +475,8 @@ def build(sources: list[Source], out: str | Path, options: BuildOptions, workers
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if detect is not None:
+        add_faces(out, lines, detect)
     return lines
 
 
@@ -479,6 +502,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of clips, photos, frame folders")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--exclude", nargs="*", default=[], help="leave out sources whose name or repository has this")
+    parser.add_argument("--detector", type=Path, help="YuNet in ONNX form: says where faces are; else in the middle")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     for name, value in vars(defaults).items():
         flag, many = "--" + name.replace("_", "-"), isinstance(value, tuple)
@@ -492,7 +516,8 @@ def main(argv: list[str] | None = None) -> int:
         sources = [source for folder in args.data for source in scan(folder, tuple(args.exclude))]
         if not sources:
             raise FileNotFoundError(f"no clip or photo under {', '.join(map(str, args.data))}")
-        lines = build(sources, args.out, options, args.workers)
+        detect = open_detector(args.detector) if args.detector else None
+        lines = build(sources, args.out, options, args.workers, detect)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,16 +1,25 @@
 """Clean training clips with parts out of focus.
 
 Training clips are sharp from edge to edge, but cameras with wide apertures blur what is before and behind the face. A
-restorer that never saw a clean clip with soft parts takes them for a degradation and draws edges into them.
+restorer that never saw a clean clip with soft parts takes them for a degradation and draws edges into them. Cameras are
+focused on faces, though: one that also saw many soft faces before a sharp ground leaves faces soft.
 """
 
 import cv2
 import numpy as np
 
+from .face_region import Box
+
 RADIUS = (1.0, 6.0)
 """Radius in pixels of the disc that a point out of focus becomes (the aperture's picture)."""
 COARSE = (2, 7)
 """Patches of one focus along a side of a crop."""
+ON_FACE = 0.85
+"""Share of clips that are focused on the face."""
+OUTLINE = (0.9, 1.4)
+"""Distance from the middle of the face at which focus begins to fall, in half its box."""
+FALL = (0.05, 1.5)
+"""Distance over which it falls, in half the face's box: the back of a head to the wall behind it."""
 
 
 def disc(radius: float) -> np.ndarray:
@@ -32,13 +41,38 @@ def focus_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return (1.0 / (1.0 + np.exp(-np.clip((field - level) * steepness, -30, 30)))).astype(np.float32)
 
 
-def defocus(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A clip, u8 RGB [T, H, W, 3], with parts out of focus, the same in all frames; the same shape, a new array."""
+def behind_face(height: int, width: int, face: Box, rng: np.random.Generator) -> np.ndarray:
+    """Share of defocus at each pixel, f32 [height, width] in 0 to 1, of a lens that is focused on a face in the box
+    `face`: none there, more the further away, up to a distance that differs."""
+    left, top, across, down = face
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    distance = np.hypot((x - left - across / 2) / (across / 2), (y - top - down / 2) / (down / 2))
+    fall = np.exp(rng.uniform(*np.log(FALL)))
+    return np.clip((distance - rng.uniform(*OUTLINE)) / fall, 0.0, 1.0)
+
+
+def defocus(clip: np.ndarray, rng: np.random.Generator, face: Box | None = None) -> np.ndarray:
+    """A clip, u8 RGB [T, H, W, 3], with parts out of focus, the same in all frames; the same shape, a new array.
+
+    With a face in the box `face` (it may lie beside the picture) most clips are focused on it.
+    """
+    height, width = clip.shape[1:3]
     radius = np.exp(rng.uniform(*np.log(RADIUS)))
-    kernel = disc(radius)
-    mask = focus_mask(*clip.shape[1:3], rng)[..., None]
+    if face is None or rng.uniform() >= ON_FACE:
+        mask = focus_mask(height, width, rng)
+    else:
+        mask = behind_face(height, width, face, rng)
+        if rng.uniform() < 0.5:  # something beside the face is as near to the camera
+            mask *= focus_mask(height, width, rng)
+    mask = mask[..., None]
+    whole, half = disc(radius), disc(radius / 2)
     out = np.empty_like(clip)
     for frame, drawn in zip(clip, out, strict=True):
-        blurred = cv2.filter2D(frame, -1, kernel, borderType=cv2.BORDER_REFLECT_101).astype(np.float32)
-        drawn[:] = np.rint(frame + mask * (blurred - frame))
+        least, most = (
+            cv2.filter2D(frame, -1, kernel, borderType=cv2.BORDER_REFLECT_101).astype(np.float32)
+            for kernel in (half, whole)
+        )
+        # Between sharp and soft a blur of half the radius: sharp and soft laid over each other are no lens' picture.
+        near = frame + np.minimum(2 * mask, 1) * (least - frame)
+        drawn[:] = np.rint(near + np.maximum(2 * mask - 1, 0) * (most - near))
     return out

@@ -72,6 +72,13 @@ def boxes(clip: np.ndarray, detect: Detect | None, every: int = EVERY) -> list[B
     return filled
 
 
+def face_in(clip: np.ndarray, detect: Detect) -> Box | None:
+    """The box of a short clip u8 RGB [T, H, W, 3] in which a face hardly moves: the median of those that the detector
+    finds in the first, middle and last frame; None where it finds none."""
+    found = [box for frame in (clip[0], clip[len(clip) // 2], clip[-1]) if (box := detect(np.asarray(frame)))]
+    return tuple(float(value) for value in np.median(found, axis=0)) if found else None
+
+
 def regions(clip: np.ndarray, detect: Detect | None = None, every: int = EVERY) -> np.ndarray:
     """Mask of the face for every fourth frame of u8 RGB [T, H, W, 3]: bool [ceil(T / every), H, W]."""
     height, width = clip.shape[1:3]

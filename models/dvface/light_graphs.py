@@ -149,7 +149,7 @@ class LightDecoder(nn.Module):
         self.cells = 1 if detail is None else decoder.patch // detail.patch
         expand_bias = decoder.expand.bias.detach()
         if fidelity:
-            self.gain = decoder.gain
+            self.gains = nn.ModuleDict({str(i): g for i in range(len(self.blocks)) if (g := decoder.gain_after(i))})
             weight, bias = for_bytes(decoder.fidelity.weight.detach(), decoder.fidelity.bias.detach())
             stems = [patch_weight(part, self.cells) for part in weight.chunk(3)]
             self.stems = nn.ParameterList(nn.Parameter(stem, requires_grad=False) for stem in stems)
@@ -209,8 +209,8 @@ class LightDecoder(nn.Module):
         x = x.relu()
         for index, block in enumerate(self.blocks):
             x = res_block(block, x)
-            if index == 0 and patches is not None:
-                x = scaled(self.gain, x)
+            if patches is not None and str(index) in self.gains:
+                x = scaled(self.gains[str(index)], x)
             if index < len(self.exchanges):
                 x = exchanged(self.exchanges[index], x)
         return x

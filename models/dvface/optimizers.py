@@ -12,7 +12,7 @@ EPSILON = 1e-12
 """Gradients of a small DiT beside a fidelity path are 1e-9; at AdamW's usual 1e-8 it would hardly move."""
 NOT_ORTHOGONAL = (
     *("residual_head.", "detail.head.", "encoder.head.", "transformer.head."),
-    *("text_embedding.", "time_", "temporal_modulation.", ".gain."),
+    *("text_embedding.", "time_", "temporal_modulation.", "gain."),
 )
 """Parts of names that stay with AdamW under "muon": outputs of pixels, latents and codes, and layers that see one
 vector a sample, whose gradients have too low a rank to be made orthogonal. The DiT's output layer, zero at first, is

@@ -63,10 +63,10 @@ class Stage:
         }
 
     def validation_clips(
-        self, presets: tuple[str, ...], limit: int, frames: int, halved: bool = False
+        self, presets: tuple[str, ...], limit: int, frames: int, seen: str = "whole"
     ) -> Iterator[tuple[Tensor, Tensor, str]]:
         """At most `limit` held-out (clean, degraded, preset) of each preset, [1, T, 3, H, W] in [-1, 1] on the stage's
-        device, spread over the people; `halved` at half their size, where they are sharper.
+        device, spread over the people; `seen` as clips.py says, whole or halved or before stills.
 
         Raises FileNotFoundError where the cache has none.
         """
@@ -77,7 +77,7 @@ class Stage:
                 raise FileNotFoundError(f"{self.cache}: expected validation clips {preset!r} of {frames} frames")
             for line in lines[:: max(1, len(lines) // limit)][:limit]:
                 clean, degraded = (
-                    to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames, halved)
+                    to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames, seen)
                 )
                 yield clean.to(self.device), degraded.to(self.device), preset
 

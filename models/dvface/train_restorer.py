@@ -31,8 +31,8 @@ from .wan_vae import ResidualBlock
 from .warp_error import warp_error
 
 PRESETS = ("strong", "medium", "light", "soft")
-HALVED = ("light", "soft")
-"""Presets also tried on clips at half their size, where the clean side is sharper."""
+SHARPER = {"halved": ("light", "soft"), "before_stills": ("light", "soft")}
+"""Presets also tried on clips at half their size, and before stills, where the clean side is sharper."""
 Pair = tuple[Tensor | None, Tensor | None]
 """Of the spatial and the temporal codebook."""
 
@@ -63,8 +63,8 @@ class RestorerTask(Task):
     `worth`, what its fall in PSNR says that something is worth, over every third clip: `_prior`, when priors are zero,
     `_own`, when they are another clip's, `_step`, without the DiT; `latent`, the latent's error after the step relative
     to that before it; `ssim`, mean gain in SSIM; `warp`, E*_warp relative to the clean clips'; `detail`, share of the
-    clean clips' gradients; `gain_*_halved`: on clips at half their size, which are sharper. `usage_*`: share of a
-    codebook's entries that these clips use.
+    clean clips' gradients; `gain_*_halved`, `gain_*_before_stills`: on clips at half their size, and with the person
+    before a still, which are sharper. `usage_*`: share of a codebook's entries that these clips use.
     """
 
     name = "restorer"
@@ -206,11 +206,11 @@ class RestorerTask(Task):
                 for name, changed in instead.items():
                     add(f"worth_{preset}_{name}", before + gain - psnr(model.decode(changed, degraded), clean))
             other = priors
-        for clean, degraded, preset in self.stage.validation_clips(HALVED, limit=6, frames=9, halved=True):
-            restored = model.decode(
-                model.denoise(model.vae.encode(degraded).float(), *self.chosen(degraded)[1]), degraded
-            )
-            add(f"gain_{preset}_halved", psnr(restored, clean) - psnr(degraded, clean))
+        for seen, presets in SHARPER.items():
+            for clean, degraded, preset in self.stage.validation_clips(presets, limit=6, frames=9, seen=seen):
+                step = model.denoise(model.vae.encode(degraded).float(), *self.chosen(degraded)[1])
+                restored = model.decode(step, degraded)
+                add(f"gain_{preset}_{seen}", psnr(restored, clean) - psnr(degraded, clean))
         figures = {name: sum(found) / len(found) for name, found in values.items()}
         figures |= {f"least_{preset}": min(values[f"gain_{preset}"]) for preset in PRESETS}
         if model.prior is not None:

@@ -183,9 +183,15 @@ class Decoder(nn.Module):
             nn.init.zeros_(self.residual_head.weight)
             nn.init.zeros_(self.residual_head.bias)
             self.gain = GlobalGain(width)
+            self.late_gain = GlobalGain(width) if config.late_gain else None
             self.detail = (
                 Detail(width, config.detail_width, config.spatial_stride // 2) if config.detail_width else None
             )
+
+    def gain_after(self, block: int) -> GlobalGain | None:
+        """The gain that follows a block in the fidelity path. The late one sees what is nearer to an answer: whether
+        edges are as sharp as they could be is no sum of pixels."""
+        return {0: self.gain, len(self.blocks) // 2: self.late_gain}.get(block)
 
     def features(self, latent: Tensor, frames: Tensor | None) -> Tensor:
         """Features [B, T, width, h, w] from which a head draws the pixels."""
@@ -197,8 +203,8 @@ class Decoder(nn.Module):
         x = x.relu()
         for index, block in enumerate(self.blocks):
             x = per_frame(block, x)
-            if index == 0 and frames is not None:
-                x = self.gain(x)
+            if frames is not None and (gain := self.gain_after(index)):
+                x = gain(x)
             if index < len(self.exchanges):
                 x = self.exchanges[index](x)
         return x

@@ -11,7 +11,7 @@ from skimage import data as pictures
 
 from dvface import data
 from dvface.camera import camera_path, photo_clip
-from dvface.clips import ClipDataset
+from dvface.clips import ClipDataset, crop_of, face_of
 from dvface.data import BuildOptions, EvaluationDataError, build, plan, psnr, read_index, scan
 from dvface.degradation import Degradation
 from dvface.lighting import LUMA, random_light, relight
@@ -384,6 +384,67 @@ def test_overlaid_samples_have_what_is_sharp_on_both_sides(cache):
     assert clean.shape == degraded.shape == (3, 64, 64, 3)
 
 
+def test_samples_before_stills_keep_the_face_and_are_degraded_anew(cache):
+    plain, staged = (ClipDataset(cache, mix={"clean": 1.0}, before_stills=share) for share in (0.0, 1.0))
+    changed = []
+    for seed in range(12):
+        before, _ = plain.sample(np.random.default_rng(seed), 3, 64)
+        clean, degraded = staged.sample(np.random.default_rng(seed), 3, 64)
+        assert np.array_equal(clean, degraded)
+        where = (before != clean).any(axis=(0, 3))
+        assert not where[20:40, 26:38].any(), "the middle, where the face is as long as no detector said another place"
+        changed.append(where.mean())
+    assert np.mean(changed) > 0.2
+    light = ClipDataset(cache, mix={"light": 1.0}, before_stills=1.0)
+    clean, degraded = light.sample(np.random.default_rng(0), 3, 64)
+    assert not np.array_equal(clean, degraded)
+    coarse = [video.reshape(3, 8, 8, 8, 8, 3).mean(axis=(0, 2, 4)) for video in (clean, degraded)]
+    assert np.abs(coarse[0] - coarse[1]).mean() < 6, "of this clean side"
+
+
+def test_a_held_out_clip_before_a_still_keeps_its_person(cache):
+    dataset = ClipDataset(cache, "validation")
+    line = dataset.pairs_of("light", 3)[0]
+    whole, _ = dataset.pair(line, "light", 3)
+    clean, degraded = dataset.pair(line, "light", 3, seen="before_stills")
+    assert np.array_equal(clean[:, 20:40, 26:38], whole[:, 20:40, 26:38]) and not np.array_equal(clean, whole)
+    again = dataset.pair(line, "light", 3, seen="before_stills")
+    assert np.array_equal(clean, again[0]) and np.array_equal(degraded, again[1])
+    with pytest.raises(ValueError, match="seen: expected one of whole, halved, before_stills, found upright"):
+        dataset.pair(line, "light", 3, seen="upright")
+
+
+def test_a_face_stays_where_it_is_in_a_crop():
+    face = crop_of((100.0, 60.0, 80.0, 120.0), 64, 32, 0.5)
+    assert face == (18.0, 14.0, 40.0, 60.0)
+    assert crop_of(None, 64, 32, 0.5) is None
+    assert face_of({"size": 200, "face": [1.0, 2.0, 3.0, 4.0]}) == (1.0, 2.0, 3.0, 4.0)
+    assert face_of({"size": 200, "face": None}) is None
+    assert face_of({"size": 200}) == pytest.approx((55.0, 40.0, 90.0, 124.0))
+
+
+def test_the_index_says_where_the_detector_found_faces(cache, tmp_path):
+    """One look at each clean clip, as many lines as it has."""
+    (tmp_path / "cache").mkdir()
+    for folder in ("train", "validation"):
+        (tmp_path / "cache" / folder).symlink_to(cache / folder)
+    lines = read_index(cache)
+    looks = []
+
+    def detect(frame):
+        looks.append(frame.shape)
+        return None if len(looks) <= 3 else (len(looks) % 3 + 1.04, 2.0, 30.0, 40.0)
+
+    data.add_faces(tmp_path / "cache", lines, detect)
+    found = read_index(tmp_path / "cache")
+    assert len(found) == len(lines) and all("face" in line for line in found)
+    clips = {line["clean"]: line["face"] for line in found}
+    assert len(looks) == 3 * len(clips)
+    assert list(clips.values()).count(None) == 1 and [2.0, 2.0, 30.0, 40.0] in clips.values()
+    data.add_faces(tmp_path / "cache", found, detect)
+    assert len(looks) == 3 * len(clips), "not looked for twice"
+
+
 def test_photos_are_not_reduced(cache):
     plain, reduced = (
         ClipDataset(cache, mix={"light": 1.0}, photo_probability=1.0, reduced=share) for share in (0.0, 1.0)
@@ -397,12 +458,12 @@ def test_a_halved_pair_shows_the_whole_picture_smaller(cache):
     dataset = ClipDataset(cache, "validation")
     line = dataset.pairs_of("light", 3)[0]
     whole, _ = dataset.pair(line, "light", 3)
-    clean, degraded = dataset.pair(line, "light", 3, halved=True)
+    clean, degraded = dataset.pair(line, "light", 3, seen="halved")
     side = line["size"] // 2
     assert clean.shape == degraded.shape == (3, side, side, 3)
     blocks = whole.reshape(3, side, 2, side, 2, 3).mean(axis=(2, 4))
     assert np.abs(clean - blocks).max() <= 1.0
-    assert np.array_equal(degraded, dataset.pair(line, "light", 3, halved=True)[1])
+    assert np.array_equal(degraded, dataset.pair(line, "light", 3, seen="halved")[1])
 
 
 def test_published_samples_are_encoded_once_more(cache):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dvface.defocus import defocus, disc, focus_mask
+from dvface.defocus import behind_face, defocus, disc, focus_mask
 
 
 @pytest.mark.parametrize("radius", [1.0, 2.5, 6.0])
@@ -38,3 +38,26 @@ def test_what_is_in_focus_is_untouched_and_the_rest_is_blurred_alike_in_all_fram
     roughness = np.abs(cv2.Laplacian(out[0].astype(np.float32), -1)).mean(axis=-1)
     assert roughness[change > 20].mean() < roughness[change == 0].mean()
     assert np.array_equal(clip[0], noise[0])
+
+
+def test_a_lens_is_focused_on_the_face_and_blurs_more_further_away():
+    face = (30.0, 20.0, 30.0, 40.0)
+    masks = np.stack([behind_face(96, 128, face, np.random.default_rng(seed)) for seed in range(20)])
+    assert masks.shape == (20, 96, 128) and masks.min() == 0.0 and masks.max() == 1.0
+    assert (masks[:, 30:50, 38:52] == 0.0).all(), "the face's middle"
+    row = masks[:, 40, 45:]
+    assert (np.diff(row, axis=1) >= 0).all() and (row[:, -1] > 0.9).all()
+    assert 0.05 < (row[:, 25] > 0.5).mean() < 0.95, "hair and shoulders are soft in some only"
+
+
+def test_most_clips_are_focused_on_their_face():
+    clip = np.random.default_rng(3).integers(0, 256, size=(1, 96, 96, 3), dtype=np.uint8)
+    face = (30.0, 20.0, 36.0, 48.0)
+    sharp, beside = [], []
+    for seed in range(60):
+        out = defocus(clip, np.random.default_rng(seed), face)
+        unchanged = (out == clip).all(axis=(0, 3))
+        sharp.append(unchanged[36:52, 42:54].all())
+        beside.append(unchanged[:, 90:].all())
+    assert 0.8 < np.mean(sharp) < 1.0, "ON_FACE of them, and not all"
+    assert np.mean(beside) < 0.4
