@@ -1,4 +1,4 @@
-"""People before a still picture, as a web camera's virtual background or a studio's screen shows them.
+"""Virtual backgrounds: people composited over a still picture, as web cameras and studios show them.
 
 What is behind is as sharp as pixels allow and does not move, the person is as soft as the camera. The clips that nano
 learns from are of one camera each: without these a soft face before a sharp picture is to it a lens that is focused on
@@ -18,8 +18,8 @@ RIM = (0.7, 3.0)
 """Pixels over which the outline goes from one to the other."""
 
 
-def person_mask(height: int, width: int, face: Box, rng: np.random.Generator) -> np.ndarray:
-    """Share of the person at each pixel, f32 [height, width] in 0 to 1: an ellipse around the face `face`, shoulders
+def person_matte(height: int, width: int, face: Box, rng: np.random.Generator) -> np.ndarray:
+    """Alpha of the person, f32 [height, width] in 0 to 1: an ellipse around the face `face`, shoulders
     below it down to the picture's end, both with a wavy outline."""
     left, top, across, down = face
     x, y = left + across / 2, top + down / 2
@@ -54,12 +54,12 @@ def still(picture: np.ndarray, height: int, width: int, rng: np.random.Generator
     return cv2.copyMakeBorder(small, *border, cv2.BORDER_REFLECT)[:height, :width]
 
 
-def before(clip: np.ndarray, picture: np.ndarray, face: Box, rng: np.random.Generator) -> np.ndarray:
-    """A clip u8 RGB [T, H, W, 3] whose person, with a face at `face`, stands before a part of `picture`, u8 RGB
-    [h, w, 3], the same in all frames; a new array."""
-    mask = person_mask(*clip.shape[1:3], face, rng)[..., None]
+def composite(clip: np.ndarray, picture: np.ndarray, face: Box, rng: np.random.Generator) -> np.ndarray:
+    """A clip u8 RGB [T, H, W, 3] whose person, with a face in the box `face`, stands before a part of
+    `picture`, u8 RGB [h, w, 3], the same in all frames; a new array."""
+    matte = person_matte(*clip.shape[1:3], face, rng)[..., None]
     behind = still(picture, *clip.shape[1:3], rng).astype(np.float32)
     out = np.empty_like(clip)
     for frame, drawn in zip(clip, out, strict=True):
-        drawn[:] = np.rint(behind + mask * (frame - behind))
+        drawn[:] = np.rint(behind + matte * (frame - behind))
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dvface.backdrop import before
+from dvface.backdrop import composite
 from dvface.data import INDEX, read_index, shuffled, square, stable_hash
 from dvface.defocus import defocus
 from dvface.degradation import PRESETS, Degradation, encode
@@ -24,7 +24,7 @@ PUBLISHED_BITS = (1e5, 8e5)
 """Bits a 512x512 frame that web video has: what a degradation left is kept, what it was smoothed."""
 REDUCED = (0.4, 0.9)
 """Scale of reduced samples."""
-SEEN = ("whole", "halved", "before_stills")
+VIEWS = ("whole", "halved", "composited")
 """What a held-out clip is turned into before it is degraded."""
 DEFAULT_MIX = {"strong": 0.5, "medium": 0.3, "light": 0.1, "clean": 0.1}
 
@@ -55,8 +55,8 @@ class ClipDataset:
     are made from the clean clip. Others that the cache lacks are left out. photo_probability: how often a sample comes
     from a photo rather than from a clip. Shares of samples: recoloured, seen in other colours; defocused, whose clean
     side is partly out of focus; published, whose degraded side goes through one more encoder, as clips do on their way
-    to the web; before_stills, whose person stands before another clip's picture (backdrop.py), degraded anew. Of the
-    samples from clips, `reduced` are scaled down: most clips of the web are softer than their pixels
+    to the web. Of the samples from clips, `composited` stand before another one's picture (backdrop.py) and are
+    degraded anew, and `reduced` are scaled down and degraded anew: most clips of the web are softer than their pixels
     allow, and a restorer that never saw a sharper one takes what is slightly soft for clean. Photos are sharp enough.
     Of all samples, `overlaid` have bars or a caption (overlays.py), which are degraded with the picture in some and as
     sharp on both sides in most.
@@ -74,11 +74,11 @@ class ClipDataset:
         published: float = 0.0,
         reduced: float = 0.0,
         overlaid: float = 0.0,
-        before_stills: float = 0.0,
+        composited: float = 0.0,
     ) -> None:
         self.cache, self.split = Path(cache), split
         self.recoloured, self.defocused, self.published, self.reduced = recoloured, defocused, published, reduced
-        self.overlaid, self.before_stills = overlaid, before_stills
+        self.overlaid, self.composited = overlaid, composited
         self.mix = dict(DEFAULT_MIX if mix is None else mix)
         unknown = set(self.mix) - set(PRESETS)
         if unknown or any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
@@ -145,22 +145,23 @@ class ClipDataset:
         face = crop_of(face_of(line), left, top, size / side)
         if face and mirrored:
             face = (size - face[0] - face[2], *face[1:])
-        return self._varied(clean, preset, None if side > size else lambda: cut(line["degraded"]), face, rng)
+        return self._varied(line, clean, preset, None if side > size else lambda: cut(line["degraded"]), face, rng)
 
     def _varied(
         self,
+        line: dict,
         clean: np.ndarray,
         preset: str,
         stored: Callable[[], np.ndarray] | None,
         face: Box | None,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(clean, degraded) of a clean crop before a still, in another focus, with an overlay, through another encoder,
-        under another light, as the shares say. `stored` reads the cache's degraded side; None where that is not of this
-        crop. `face`: its box in the crop, or beside it."""
-        if self.before_stills > 0 and face and rng.uniform() < self.before_stills:
-            other = self.pairs[int(rng.integers(len(self.pairs)))]
-            clean, stored = before(clean, self._picture(other), face, rng), None
+        """(clean, degraded) of a clean crop of a line's clip before another picture, in another focus, with an overlay,
+        through another encoder, under another light, as the shares say. `stored` reads the cache's degraded side; None
+        where that is not of this crop. `face`: its box in the crop, or beside it."""
+        # Photos move as a whole under the camera, so their person would slide below the matte.
+        if self.composited > 0 and face and line["kind"] == "video" and rng.uniform() < self.composited:
+            clean, stored = composite(clean, self._other_picture(line, rng), face, rng), None
         if self.defocused > 0 and rng.uniform() < self.defocused:
             clean, stored = defocus(clean, rng, face), None
         is_stored = preset not in FRESH and stored is not None
@@ -190,29 +191,29 @@ class ClipDataset:
             first.setdefault(line["id"], line)
         return list(first.values())
 
-    def pair(self, line: dict, preset: str, frames: int, seen: str = "whole") -> tuple[np.ndarray, np.ndarray]:
+    def pair(self, line: dict, preset: str, frames: int, view: str = "whole") -> tuple[np.ndarray, np.ndarray]:
         """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3].
 
-        `seen`, one of SEEN: as they are; at half their size, as `reduced` samples; with their person before another
-        clip's picture, as `before_stills`. ValueError for another.
+        `view`, one of VIEWS: as they are; at half their size, as `reduced` samples; before another one's picture, as
+        `composited`. ValueError for another.
         """
-        if seen not in SEEN:
-            raise ValueError(f"seen: expected one of {', '.join(SEEN)}, found {seen}")
+        if view not in VIEWS:
+            raise ValueError(f"view: expected one of {', '.join(VIEWS)}, found {view}")
         clean = self._whole(line["clean"], frames)
-        if seen == "halved":
+        if view == "halved":
             clean = scaled_down(clean, line["size"] // 2)
-        elif seen == "before_stills":
-            rng = np.random.default_rng(stable_hash(f"{line['id']}/still"))
-            others = [other for other in self.pairs if other["person"] != line["person"]] or self.pairs
-            picture = self._picture(others[int(rng.integers(len(others)))])
-            clean = before(clean, picture, face_of(line) or central_box(*clean.shape[1:3]), rng)
-        if preset in FRESH or seen != "whole":
+        elif view == "composited":
+            rng = np.random.default_rng(stable_hash(f"{line['id']}/backdrop"))
+            face = face_of(line) or central_box(*clean.shape[1:3])
+            clean = composite(clean, self._other_picture(line, rng), face, rng)
+        if preset in FRESH or view != "whole":
             return clean, Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
         return clean, self._whole(line["degraded"], frames)
 
-    def _picture(self, line: dict) -> np.ndarray:
-        """The first frame of a clean clip, u8 RGB [H, W, 3]."""
-        return self._whole(line["clean"], 1)[0]
+    def _other_picture(self, line: dict, rng: np.random.Generator) -> np.ndarray:
+        """The first frame of a clip or photo of another person (where there is one), u8 RGB [H, W, 3]."""
+        others = [other for other in self.pairs if other["person"] != line["person"]] or self.pairs
+        return self._whole(others[int(rng.integers(len(others)))]["clean"], 1)[0]
 
     def _whole(self, name: str, frames: int) -> np.ndarray:
         """The first frames of an array of the cache, in memory."""

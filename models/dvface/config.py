@@ -38,7 +38,7 @@ class VaeConfig:
 
     `context_channels`: beside the latent's, which have the clean clip's latent for truth; in them the DiT tells the
     decoder what it likes, of a frame's noise for instance. The encoder leaves them zero.
-    `late_gain`: besides the gain after the decoder's first block, one after the middle.
+    `late_gain`: besides the gain after the decoder's first block, one after block `decoder_blocks // 2` (from 0).
     `exchanges`: after how many of the decoder's blocks a frame takes over `exchange_width` channels of each neighbour.
     """
 
@@ -62,6 +62,8 @@ class VaeConfig:
         return self.latent_channels + self.context_channels
 
     def __post_init__(self):
+        if self.late_gain and (self.decoder_blocks < 2 or not self.fidelity):
+            raise ValueError("vae.late_gain: expected at least 2 vae.decoder_blocks and vae.fidelity")
         if self.exchanges > self.decoder_blocks:
             raise ValueError(
                 f"vae.exchanges: expected at most vae.decoder_blocks ({self.decoder_blocks}), found {self.exchanges}"

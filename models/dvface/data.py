@@ -30,15 +30,18 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from dvface.camera import photo_clip
 from dvface.degradation import Degradation
-from dvface.face_region import Box, Detect, face_in, open_detector
 from dvface.lighting import random_light, relight
 from dvface.video import clip_info, read_video
+
+if TYPE_CHECKING:  # needs torch, which a worker can do without
+    from dvface.face_region import Box, Detect
 
 INDEX = "index.jsonl"
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
@@ -389,6 +392,8 @@ def run_job(job: Job, out: Path) -> list[dict]:
 
 def add_faces(out: Path, lines: list[dict], detect: Detect) -> None:
     """Says in the lines of an index that do not yet where the face is, and writes the index anew."""
+    from dvface.face_region import face_in
+
     found: dict[str, Box | None] = {line["clean"]: line["face"] for line in lines if "face" in line}
     for line in lines:
         if line["clean"] not in found:
@@ -452,6 +457,7 @@ def build(
             (out / job.split / job.id / "clean.npy").unlink(missing_ok=True)
 
     done = {line["degraded"] for line in lines}
+    faces = {line["clean"]: {"face": line["face"]} for line in lines if "face" in line}
     todo = []
     for job in jobs:
         missing = tuple(v for v in job.variants if f"{job.split}/{job.id}/{v[0]}.npy" not in done)
@@ -467,7 +473,7 @@ def build(
         try:
             futures = {pool.submit(run_job, job, out): job for job in todo}
             for future in as_completed(futures):
-                new = future.result()
+                new = [line | faces.get(line["clean"], {}) for line in future.result()]
                 index.writelines(json.dumps(line) + "\n" for line in new)
                 index.flush()
                 lines += new
@@ -477,6 +483,8 @@ def build(
             raise
     if detect is not None:
         add_faces(out, lines, detect)
+    elif 0 < (unknown := sum("face" not in line for line in lines)) < len(lines):
+        print(f"note: {unknown} entries do not say where the face is; --detector finds it", file=sys.stderr)
     return lines
 
 
@@ -516,7 +524,11 @@ def main(argv: list[str] | None = None) -> int:
         sources = [source for folder in args.data for source in scan(folder, tuple(args.exclude))]
         if not sources:
             raise FileNotFoundError(f"no clip or photo under {', '.join(map(str, args.data))}")
-        detect = open_detector(args.detector) if args.detector else None
+        detect = None
+        if args.detector:
+            from dvface.face_region import open_detector
+
+            detect = open_detector(args.detector)
         lines = build(sources, args.out, options, args.workers, detect)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

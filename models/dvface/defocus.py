@@ -41,13 +41,13 @@ def focus_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return (1.0 / (1.0 + np.exp(-np.clip((field - level) * steepness, -30, 30)))).astype(np.float32)
 
 
-def behind_face(height: int, width: int, face: Box, rng: np.random.Generator) -> np.ndarray:
+def defocus_map(height: int, width: int, face: Box, rng: np.random.Generator) -> np.ndarray:
     """Share of defocus at each pixel, f32 [height, width] in 0 to 1, of a lens that is focused on a face in the box
-    `face`: none there, more the further away, up to a distance that differs."""
+    `face`: none in its middle, more the further away, up to a distance that differs."""
     left, top, across, down = face
     y, x = np.mgrid[:height, :width].astype(np.float32)
     distance = np.hypot((x - left - across / 2) / (across / 2), (y - top - down / 2) / (down / 2))
-    fall = np.exp(rng.uniform(*np.log(FALL)))
+    fall = float(np.exp(rng.uniform(*np.log(FALL))))  # a NumPy scalar would make the map f64
     return np.clip((distance - rng.uniform(*OUTLINE)) / fall, 0.0, 1.0)
 
 
@@ -61,7 +61,7 @@ def defocus(clip: np.ndarray, rng: np.random.Generator, face: Box | None = None)
     if face is None or rng.uniform() >= ON_FACE:
         mask = focus_mask(height, width, rng)
     else:
-        mask = behind_face(height, width, face, rng)
+        mask = defocus_map(height, width, face, rng)
         if rng.uniform() < 0.5:  # something beside the face is as near to the camera
             mask *= focus_mask(height, width, rng)
     mask = mask[..., None]

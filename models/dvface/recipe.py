@@ -15,7 +15,7 @@ FLOWS = ("raft", "dis")
 MEASURES = ("mse", "rmse")
 TEMPORAL = ("restored", "error")
 TUNED = ("restorer", "prior")
-SAMPLE_SHARES = ("recoloured", "defocused", "published", "reduced", "overlaid", "before_stills")
+SAMPLE_SHARES = ("recoloured", "defocused", "published", "reduced", "overlaid", "composited")
 """Fields of a recipe that are clips.ClipDataset's."""
 RAFT_SIDE = 128
 """Least side in pixels of a frame for RAFT."""
@@ -251,7 +251,7 @@ class RestorerRecipe(Recipe):
     Shares of samples: `recoloured`, clean and degraded side alike, in other colours (lighting.py); `defocused`, the
     clean side partly out of focus (defocus.py); `published`, the degraded side encoded once more at a rate of the web;
     `reduced`, of those from clips, scaled down and degraded anew; `overlaid`, with bars or a caption (overlays.py);
-    `before_stills`, with the person before another clip's picture (backdrop.py).
+    `composited`, of those from clips, with the person before another one's picture (backdrop.py).
     `forcing`: share of samples whose decoder sees the true latent, falling to 0 at `forcing_until` of the schedule.
     `checkpointing`: compute the DiT's blocks (and Wan's decoder's) again in the backward pass rather than store them.
     """
@@ -262,7 +262,7 @@ class RestorerRecipe(Recipe):
     published: float
     reduced: float
     overlaid: float
-    before_stills: float
+    composited: float
     forcing: float
     forcing_until: float
     checkpointing: bool

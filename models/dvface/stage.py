@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .clips import ClipDataset
+from .clips import ClipDataset, crop_of, face_of
 from .config import Config, load_config
+from .face_region import central_box, ellipse
 from .frames import to_float, to_u8
 from .losses import MS_SSIM_SIDE
 from .model import DVFace
@@ -63,10 +64,11 @@ class Stage:
         }
 
     def validation_clips(
-        self, presets: tuple[str, ...], limit: int, frames: int, seen: str = "whole"
-    ) -> Iterator[tuple[Tensor, Tensor, str]]:
-        """At most `limit` held-out (clean, degraded, preset) of each preset, [1, T, 3, H, W] in [-1, 1] on the stage's
-        device, spread over the people; `seen` as clips.py says, whole or halved or before stills.
+        self, presets: tuple[str, ...], limit: int, frames: int, view: str = "whole"
+    ) -> Iterator[tuple[Tensor, Tensor, str, Tensor]]:
+        """At most `limit` held-out (clean, degraded, preset, face) of each preset: videos [1, T, 3, H, W] in [-1, 1] on
+        the stage's device, spread over the people; `view` as clips.py says: whole, halved or composited. `face`: bool
+        [H, W], the ellipse in its box.
 
         Raises FileNotFoundError where the cache has none.
         """
@@ -77,9 +79,12 @@ class Stage:
                 raise FileNotFoundError(f"{self.cache}: expected validation clips {preset!r} of {frames} frames")
             for line in lines[:: max(1, len(lines) // limit)][:limit]:
                 clean, degraded = (
-                    to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames, seen)
+                    to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames, view)
                 )
-                yield clean.to(self.device), degraded.to(self.device), preset
+                size = tuple(clean.shape[-2:])
+                box = crop_of(face_of(line), 0, 0, size[0] / line["size"]) or central_box(*size)
+                face = torch.from_numpy(ellipse(box, *size)).to(self.device)
+                yield clean.to(self.device), degraded.to(self.device), preset, face
 
 
 def sheet_row(degraded: Tensor, restored: Tensor, clean: Tensor) -> np.ndarray:

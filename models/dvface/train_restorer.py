@@ -31,8 +31,8 @@ from .wan_vae import ResidualBlock
 from .warp_error import warp_error
 
 PRESETS = ("strong", "medium", "light", "soft")
-SHARPER = {"halved": ("light", "soft"), "before_stills": ("light", "soft")}
-"""Presets also tried on clips at half their size, and before stills, where the clean side is sharper."""
+VIEWS = {"halved": ("light", "soft"), "composited": ("light", "soft")}
+"""Presets also tried on clips at half their size, which are sharper, and before sharp pictures."""
 Pair = tuple[Tensor | None, Tensor | None]
 """Of the spatial and the temporal codebook."""
 
@@ -41,6 +41,11 @@ def compute_again(modules: list[nn.Module]) -> None:
     """Gradient checkpointing: each module's inner values are computed again in the backward pass, not stored."""
     for module in modules:
         module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
+
+
+def face_gain(restored: Tensor, clean: Tensor, degraded: Tensor) -> float:
+    """Gain in PSNR, dB, over pixels [..., N] in [-1, 1]."""
+    return psnr(restored, clean) - psnr(degraded, clean)
 
 
 class Teacher(nn.Module):
@@ -61,10 +66,11 @@ class RestorerTask(Task):
 
     Figures, by preset: `gain`, mean gain in PSNR over the degraded input in dB, and `least`, the least of a clip;
     `worth`, what its fall in PSNR says that something is worth, over every third clip: `_prior`, when priors are zero,
-    `_own`, when they are another clip's, `_step`, without the DiT; `latent`, the latent's error after the step relative
-    to that before it; `ssim`, mean gain in SSIM; `warp`, E*_warp relative to the clean clips'; `detail`, share of the
-    clean clips' gradients; `gain_*_halved`, `gain_*_before_stills`: on clips at half their size, and with the person
-    before a still, which are sharper. `usage_*`: share of a codebook's entries that these clips use.
+    `_own`, when they are another clip's, `_true`, when they are those of the clean clip (below 0: what would be won),
+    `_step`, without the DiT; `latent`, the latent's error after the step relative to that before it; `ssim`, mean gain
+    in SSIM; `warp`, E*_warp relative to the clean clips'; `detail`, share of the clean clips' gradients;
+    `gain_*_halved`, `gain_*_composited`: on clips at half their size, and with the person before a sharp picture,
+    `face_*`: in the face there. `usage_*`: share of a codebook's entries that these clips use.
     """
 
     name = "restorer"
@@ -162,6 +168,11 @@ class RestorerTask(Task):
         logits = prior.logits(prior.latents(degraded))
         return logits, prior.look_up(logits)
 
+    def true_logits(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a clean clip's codes, as the extractor before this stage sees them."""
+        extractor = self.teacher.prior if self.teacher else self.model.prior
+        return extractor.logits(extractor.latents(clean))
+
     def validate(self) -> Validation:
         model = self.model
         values: dict[str, list[float]] = {}
@@ -173,7 +184,7 @@ class RestorerTask(Task):
 
         clips = list(self.stage.validation_clips(PRESETS, limit=6, frames=9))
         other = self.chosen(clips[-1][1])[1]
-        for clean, degraded, preset in clips:
+        for clean, degraded, preset, _ in clips:
             latent = model.vae.encode(degraded).float()
             logits, priors = self.chosen(degraded)
             before, truth_latent = psnr(degraded, clean), model.vae.encode(clean).float()
@@ -202,15 +213,18 @@ class RestorerTask(Task):
                     "step": latent,
                     "prior": model.denoise(latent, *none),
                     "own": model.denoise(latent, *other),
+                    "true": model.denoise(latent, *model.prior.look_up(self.true_logits(clean))),
                 }
                 for name, changed in instead.items():
                     add(f"worth_{preset}_{name}", before + gain - psnr(model.decode(changed, degraded), clean))
             other = priors
-        for seen, presets in SHARPER.items():
-            for clean, degraded, preset in self.stage.validation_clips(presets, limit=6, frames=9, seen=seen):
+        for view, presets in VIEWS.items():
+            for clean, degraded, preset, face in self.stage.validation_clips(presets, limit=6, frames=9, view=view):
                 step = model.denoise(model.vae.encode(degraded).float(), *self.chosen(degraded)[1])
                 restored = model.decode(step, degraded)
-                add(f"gain_{preset}_{seen}", psnr(restored, clean) - psnr(degraded, clean))
+                add(f"gain_{preset}_{view}", psnr(restored, clean) - psnr(degraded, clean))
+                inside = (video[..., face] for video in (restored, clean, degraded))
+                add(f"face_{preset}_{view}", face_gain(*inside))
         figures = {name: sum(found) / len(found) for name, found in values.items()}
         figures |= {f"least_{preset}": min(values[f"gain_{preset}"]) for preset in PRESETS}
         if model.prior is not None:

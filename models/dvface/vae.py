@@ -191,7 +191,9 @@ class Decoder(nn.Module):
     def gain_after(self, block: int) -> GlobalGain | None:
         """The gain that follows a block in the fidelity path. The late one sees what is nearer to an answer: whether
         edges are as sharp as they could be is no sum of pixels."""
-        return {0: self.gain, len(self.blocks) // 2: self.late_gain}.get(block)
+        if block == 0:
+            return self.gain
+        return self.late_gain if block == len(self.blocks) // 2 else None
 
     def features(self, latent: Tensor, frames: Tensor | None) -> Tensor:
         """Features [B, T, width, h, w] from which a head draws the pixels."""

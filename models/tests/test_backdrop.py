@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from dvface.backdrop import before, person_mask, still
+from dvface.backdrop import composite, person_matte, still
 
 FACE = (40.0, 24.0, 40.0, 52.0)
 
 
 def masks(count: int = 30) -> np.ndarray:
-    return np.stack([person_mask(128, 120, FACE, np.random.default_rng(seed)) for seed in range(count)])
+    return np.stack([person_matte(128, 120, FACE, np.random.default_rng(seed)) for seed in range(count)])
 
 
 def test_the_person_is_the_face_and_what_is_below_it():
@@ -46,7 +46,7 @@ def test_the_person_moves_before_what_stands_still():
     clip = rng.integers(0, 256, (3, 128, 120, 3), np.uint8)
     picture = rng.integers(0, 256, (200, 200, 3), np.uint8)
     kept = clip.copy()
-    out = before(clip, picture, FACE, np.random.default_rng(4))
+    out = composite(clip, picture, FACE, np.random.default_rng(4))
     assert out.shape == clip.shape and out.dtype == np.uint8 and np.array_equal(clip, kept)
     assert np.array_equal(out[:, 30:70, 48:72], clip[:, 30:70, 48:72])
     still_part = (out[0] == out[1]).all(axis=-1) & (out[0] == out[2]).all(axis=-1)
@@ -57,4 +57,4 @@ def test_the_person_moves_before_what_stands_still():
 def test_a_crop_without_the_person_is_the_still():
     clip = np.zeros((2, 64, 64, 3), np.uint8)
     picture = np.full((64, 64, 3), 200, np.uint8)
-    assert (before(clip, picture, (500.0, 10.0, 40.0, 52.0), np.random.default_rng(0)) == 200).all()
+    assert (composite(clip, picture, (500.0, 10.0, 40.0, 52.0), np.random.default_rng(0)) == 200).all()

@@ -384,8 +384,10 @@ def test_overlaid_samples_have_what_is_sharp_on_both_sides(cache):
     assert clean.shape == degraded.shape == (3, 64, 64, 3)
 
 
-def test_samples_before_stills_keep_the_face_and_are_degraded_anew(cache):
-    plain, staged = (ClipDataset(cache, mix={"clean": 1.0}, before_stills=share) for share in (0.0, 1.0))
+def test_composited_samples_keep_the_face_and_are_degraded_anew(cache):
+    plain, staged = (
+        ClipDataset(cache, mix={"clean": 1.0}, photo_probability=0.0, composited=share) for share in (0.0, 1.0)
+    )
     changed = []
     for seed in range(12):
         before, _ = plain.sample(np.random.default_rng(seed), 3, 64)
@@ -395,23 +397,23 @@ def test_samples_before_stills_keep_the_face_and_are_degraded_anew(cache):
         assert not where[20:40, 26:38].any(), "the middle, where the face is as long as no detector said another place"
         changed.append(where.mean())
     assert np.mean(changed) > 0.2
-    light = ClipDataset(cache, mix={"light": 1.0}, before_stills=1.0)
+    light = ClipDataset(cache, mix={"light": 1.0}, photo_probability=0.0, composited=1.0)
     clean, degraded = light.sample(np.random.default_rng(0), 3, 64)
     assert not np.array_equal(clean, degraded)
     coarse = [video.reshape(3, 8, 8, 8, 8, 3).mean(axis=(0, 2, 4)) for video in (clean, degraded)]
     assert np.abs(coarse[0] - coarse[1]).mean() < 6, "of this clean side"
 
 
-def test_a_held_out_clip_before_a_still_keeps_its_person(cache):
+def test_a_composited_held_out_clip_keeps_its_person(cache):
     dataset = ClipDataset(cache, "validation")
     line = dataset.pairs_of("light", 3)[0]
     whole, _ = dataset.pair(line, "light", 3)
-    clean, degraded = dataset.pair(line, "light", 3, seen="before_stills")
+    clean, degraded = dataset.pair(line, "light", 3, view="composited")
     assert np.array_equal(clean[:, 20:40, 26:38], whole[:, 20:40, 26:38]) and not np.array_equal(clean, whole)
-    again = dataset.pair(line, "light", 3, seen="before_stills")
+    again = dataset.pair(line, "light", 3, view="composited")
     assert np.array_equal(clean, again[0]) and np.array_equal(degraded, again[1])
-    with pytest.raises(ValueError, match="seen: expected one of whole, halved, before_stills, found upright"):
-        dataset.pair(line, "light", 3, seen="upright")
+    with pytest.raises(ValueError, match="view: expected one of whole, halved, composited, found upright"):
+        dataset.pair(line, "light", 3, view="upright")
 
 
 def test_a_face_stays_where_it_is_in_a_crop():
@@ -421,6 +423,50 @@ def test_a_face_stays_where_it_is_in_a_crop():
     assert face_of({"size": 200, "face": [1.0, 2.0, 3.0, 4.0]}) == (1.0, 2.0, 3.0, 4.0)
     assert face_of({"size": 200, "face": None}) is None
     assert face_of({"size": 200}) == pytest.approx((55.0, 40.0, 90.0, 124.0))
+
+
+def test_the_box_of_a_face_follows_the_crop(cache, tmp_path, monkeypatch):
+    """Where the box says, the crop shows what the whole picture has there: cut, mirrored, scaled down."""
+    root = tmp_path / "cache"
+    (root / "train").mkdir(parents=True)
+    clean = np.zeros((3, 64, 64, 3), np.uint8)
+    clean[:, 12:20, 36:52] = 255  # the face: off the centre both ways
+    np.save(root / "train/clean.npy", clean)
+    line = read_index(cache)[0] | {"clean": "train/clean.npy", "degraded": "train/clean.npy", "preset": "light"}
+    line |= {"frames": 3, "size": 64, "split": "train", "kind": "video", "face": [36.0, 12.0, 16.0, 8.0]}
+    (root / "index.jsonl").write_text(json.dumps(line) + "\n")
+    seen = []
+    monkeypatch.setattr("dvface.clips.composite", lambda clip, picture, face, rng: seen.append((clip, face)) or clip)
+    dataset = ClipDataset(root, mix={"clean": 1.0}, photo_probability=0.0, reduced=0.5, composited=1.0)
+    for seed in range(40):
+        dataset.sample(np.random.default_rng(seed), 2, 32)
+    whole = 0
+    for clip, (left, top, across, down) in seen:
+        rows, columns = np.nonzero(clip[0, :, :, 0] > 127)
+        if len(rows) == 0 or left < 0 or top < 0 or left + across > 32 or top + down > 32:
+            continue
+        whole += 1
+        found = columns.min(), rows.min(), columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()
+        assert np.abs(np.array(found) - (left, top, across, down)).max() <= 1
+    assert len(seen) == 40 and whole >= 10
+    assert len({round(face[2]) for _, face in seen}) > 3, "some are scaled down"
+
+
+def test_new_entries_of_a_known_clip_have_its_face(folder, tmp_path, capsys):
+    sources = scan(folder / "train")
+    build(sources, tmp_path, OPTIONS, workers=1, detect=lambda frame: (1.0, 2.0, 30.0, 40.0))
+    lines = read_index(tmp_path)
+    assert all(line["face"] == [1.0, 2.0, 30.0, 40.0] for line in lines)
+    several = next(line["clean"] for line in lines if line["split"] == "validation")
+    kept = [line for line in lines if line["clean"] != several or line["preset"] == "strong"]
+    assert len(kept) < len(lines)
+    data.write_index(tmp_path, kept)
+    capsys.readouterr()
+    assert all("face" in line for line in build(sources, tmp_path, OPTIONS, workers=1))
+    assert "--detector" not in capsys.readouterr().err
+    data.write_index(tmp_path, [{k: v for k, v in line.items() if k != "face" or line is lines[0]} for line in lines])
+    build(sources, tmp_path, OPTIONS, workers=1)
+    assert f"note: {len(lines) - 1} entries do not say where the face is" in capsys.readouterr().err
 
 
 def test_the_index_says_where_the_detector_found_faces(cache, tmp_path):
@@ -445,9 +491,10 @@ def test_the_index_says_where_the_detector_found_faces(cache, tmp_path):
     assert len(looks) == 3 * len(clips), "not looked for twice"
 
 
-def test_photos_are_not_reduced(cache):
+@pytest.mark.parametrize("share", ["reduced", "composited"])
+def test_photos_are_neither_reduced_nor_composited(cache, share):
     plain, reduced = (
-        ClipDataset(cache, mix={"light": 1.0}, photo_probability=1.0, reduced=share) for share in (0.0, 1.0)
+        ClipDataset(cache, mix={"light": 1.0}, photo_probability=1.0, **{share: value}) for value in (0.0, 1.0)
     )
     for seed in range(4):
         pairs = [dataset.sample(np.random.default_rng(seed), 3, 32) for dataset in (plain, reduced)]
@@ -458,12 +505,12 @@ def test_a_halved_pair_shows_the_whole_picture_smaller(cache):
     dataset = ClipDataset(cache, "validation")
     line = dataset.pairs_of("light", 3)[0]
     whole, _ = dataset.pair(line, "light", 3)
-    clean, degraded = dataset.pair(line, "light", 3, seen="halved")
+    clean, degraded = dataset.pair(line, "light", 3, view="halved")
     side = line["size"] // 2
     assert clean.shape == degraded.shape == (3, side, side, 3)
     blocks = whole.reshape(3, side, 2, side, 2, 3).mean(axis=(2, 4))
     assert np.abs(clean - blocks).max() <= 1.0
-    assert np.array_equal(degraded, dataset.pair(line, "light", 3, seen="halved")[1])
+    assert np.array_equal(degraded, dataset.pair(line, "light", 3, view="halved")[1])
 
 
 def test_published_samples_are_encoded_once_more(cache):

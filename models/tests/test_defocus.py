@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dvface.defocus import behind_face, defocus, disc, focus_mask
+from dvface.defocus import defocus, defocus_map, disc, focus_mask
 
 
 @pytest.mark.parametrize("radius", [1.0, 2.5, 6.0])
@@ -42,8 +42,8 @@ def test_what_is_in_focus_is_untouched_and_the_rest_is_blurred_alike_in_all_fram
 
 def test_a_lens_is_focused_on_the_face_and_blurs_more_further_away():
     face = (30.0, 20.0, 30.0, 40.0)
-    masks = np.stack([behind_face(96, 128, face, np.random.default_rng(seed)) for seed in range(20)])
-    assert masks.shape == (20, 96, 128) and masks.min() == 0.0 and masks.max() == 1.0
+    masks = np.stack([defocus_map(96, 128, face, np.random.default_rng(seed)) for seed in range(20)])
+    assert masks.shape == (20, 96, 128) and masks.dtype == np.float32 and masks.min() == 0.0 and masks.max() == 1.0
     assert (masks[:, 30:50, 38:52] == 0.0).all(), "the face's middle"
     row = masks[:, 40, 45:]
     assert (np.diff(row, axis=1) >= 0).all() and (row[:, -1] > 0.9).all()

@@ -30,7 +30,9 @@ def small_config(**fusion: str) -> Config:
         config,
         window=dataclasses.replace(config.window, frames=5, overlap=1),
         frame=dataclasses.replace(config.frame, width=64, height=96),
-        vae=dataclasses.replace(config.vae, width=16, decoder_width=24, decoder_blocks=1, exchanges=1, detail_width=8),
+        vae=dataclasses.replace(
+            config.vae, width=16, decoder_width=24, decoder_blocks=2, late_gain=True, exchanges=1, detail_width=8
+        ),
         prior=dataclasses.replace(config.prior, width=64, layers=1),
         dit=dataclasses.replace(config.dit, layers=1),
         fusion=dataclasses.replace(config.fusion, **fusion),
@@ -42,7 +44,13 @@ def lively_model(**fusion: str) -> DVFace:
     torch.manual_seed(0)
     model = DVFace(small_config(**fusion)).eval()
     decoder = model.vae.decoder
-    layers = [model.dit.head.head, decoder.residual_head, decoder.gain.mlp[-1], decoder.detail.head]
+    layers = [
+        model.dit.head.head,
+        decoder.residual_head,
+        decoder.gain.mlp[-1],
+        decoder.late_gain.mlp[-1],
+        decoder.detail.head,
+    ]
     layers += [exchange.conv for exchange in decoder.exchanges]
     if model.dit.fusions is not None:
         layers.append(model.dit.fusions[0].attn.o)

@@ -275,3 +275,20 @@ def test_an_exchange_takes_from_both_neighbours_and_starts_as_nothing():
     changed[:, 2, 2:] += 1.0
     # Only the first channels are handed over.
     torch.testing.assert_close(exchange(changed) - changed, exchange(x) - x)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "late", "expected"), [(1, False, "g"), (2, True, "gl"), (4, True, "g-l-"), (4, False, "g---")]
+)
+def test_gains_follow_the_first_block_and_the_middle(blocks, late, expected):
+    config = dataclasses.replace(load_config("nano").vae, decoder_blocks=blocks, exchanges=1, late_gain=late)
+    decoder = LightVae(config).decoder
+    found = [decoder.gain_after(block) for block in range(blocks)]
+    assert "".join("g" if gain is decoder.gain else "l" if gain else "-" for gain in found) == expected
+    assert (decoder.late_gain is not None) == late
+
+
+@pytest.mark.parametrize("wrong", [{"decoder_blocks": 1, "exchanges": 1}, {"fidelity": False}])
+def test_a_late_gain_needs_blocks_and_the_fidelity_path(wrong):
+    with pytest.raises(ValueError, match="vae.late_gain: expected at least 2"):
+        dataclasses.replace(load_config("nano").vae, late_gain=True, **wrong)

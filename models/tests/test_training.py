@@ -134,7 +134,7 @@ def test_restorer_learns(runs):
     assert "temp" not in log[0] and log[-1]["temp"] > 0, "the temporal term has to wait for crops of 64 pixels"
     for preset in ("strong", "medium", "light", "soft"):
         assert log[-1][f"least_{preset}"] <= log[-1][f"gain_{preset}"] and log[-1][f"warp_{preset}"] > 0
-        assert {f"worth_{preset}_{part}" for part in ("prior", "own", "step")} <= set(log[-1])
+        assert {f"worth_{preset}_{part}" for part in ("prior", "own", "true", "step")} <= set(log[-1])
         assert log[-1][f"latent_{preset}"] > 0 and 0 < log[-1][f"detail_{preset}"] < 2
         assert f"ssim_{preset}" in log[-1]
     assert 0 < log[-1]["usage_spatial"] <= 1 and 0 < log[-1]["usage_temporal"] <= 1
@@ -330,7 +330,7 @@ def test_prediction_sees_the_degraded_clip_and_the_truth_the_clean_one(cache, ru
     stage = stage_of("prediction", cache, tmp_path, init)
     stage.model.load_state_dict(init["model"])
     task = PredictionTask(stage)
-    (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+    (clean, degraded, *_), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
     truth, terms = task.truth(clean), task.loss(clean, degraded, 0.0)
     assert all((truth[name] == task.truth(-clean)[name]).float().mean() < 1 for name in truth), "of this clip"
     # Eq. 11 by hand.
@@ -357,7 +357,7 @@ def test_restorer_terms_against_eq_12_to_15(cache, runs, tmp_path):
     loss = dataclasses.replace(stage.recipe.loss, **paper)
     stage.recipe = dataclasses.replace(stage.recipe, loss=loss, tune="restorer", forcing=0.0)
     task, model = RestorerTask(stage), stage.model
-    (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+    (clean, degraded, *_), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
     terms = task.loss(clean, degraded, 0.0)
     restored, latent = model(degraded)
     expected = {
@@ -383,7 +383,7 @@ def test_terms_of_a_whole_model_in_training(cache, runs, tmp_path):
     stage.model.load_state_dict(weights_of(runs["restorer"]))
     stage.recipe = dataclasses.replace(stage.recipe, forcing=0.0)
     task, model = RestorerTask(stage), stage.model
-    (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+    (clean, degraded, *_), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
     terms = task.loss(clean, degraded, 0.0)
     restored, _ = model(degraded)
     torch.testing.assert_close(terms["temp"], 0.1 * warp_loss(restored - clean, clean, dis_flow))
@@ -417,7 +417,7 @@ def test_computing_again_changes_no_gradient(cache, runs, tmp_path):
         task = RestorerTask(stage)
         calls = []
         stage.model.dit.blocks[0].ffn.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+        (clean, degraded, *_), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
         sum(task.loss(clean, degraded, 0.0).values()).backward()
         assert len(calls) == 1 + checkpointing
         gradients.append([p.grad for p in stage.model.dit.parameters()])
@@ -481,7 +481,7 @@ def test_perceptual_terms_take_part(cache, tmp_path, monkeypatch):
         task = kind(stage)
         assert task.fixed[0].field == f"train.{name}.loss.per"
         assert not any(parameter.requires_grad for parameter in task.fixed.parameters())
-        (clean, degraded, _), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
+        (clean, degraded, *_), *_ = stage.validation_clips(("strong",), limit=1, frames=5)
         term = task.loss(clean, degraded, 1.0)["per"]
         torch.manual_seed(0)
         drawn = task.draw(clean)[0] if name == "codes" else task.model(degraded)[0]

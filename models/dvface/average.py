@@ -1,0 +1,66 @@
+"""The mean of the weights of runs that began from the same checkpoint, with other seeds: a uniform model soup (Wortsman
+et al., ICML 2022).
+
+    python -m dvface.average RUN_A/model.pt RUN_B/model.pt OUT.pt
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .training import read_checkpoint
+
+
+def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of state dicts; what is no floating point number is the first one's.
+
+    ValueError where names or shapes differ.
+    """
+    first = states[0]
+    for state in states[1:]:
+        unlike = {name for name in first.keys() | state.keys() if name not in first or name not in state}
+        unlike |= {name for name in first.keys() & state.keys() if first[name].shape != state[name].shape}
+        if unlike:
+            raise ValueError(f"weights that the checkpoints do not share: {', '.join(sorted(unlike)[:5])}")
+    return {
+        name: torch.stack([state[name] for state in states]).mean(dim=0) if value.is_floating_point() else value
+        for name, value in first.items()
+    }
+
+
+def average(paths: list[Path], out: Path) -> None:
+    """Writes the mean of checkpoints of one stage and config to `out`, with what the first one has besides weights.
+
+    FileNotFoundError or ValueError where one is none, or of another stage or config.
+    """
+    checkpoints = [read_checkpoint(path) for path in paths]
+    for name in ("stage", "config"):
+        found = {str(checkpoint[name]) for checkpoint in checkpoints}
+        if len(found) > 1:
+            raise ValueError(f"checkpoints of one {name} expected, found {', '.join(sorted(found))}")
+    kept = {name: value for name, value in checkpoints[0].items() if name != "training"}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.part")
+    torch.save(kept | {"model": mean_of([checkpoint["model"] for checkpoint in checkpoints])}, partial)
+    partial.replace(out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dvface.average", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="model.pt or checkpoint.pt of runs from one start")
+    parser.add_argument("out", type=Path, help="file to write; --init and dvface.export take it")
+    args = parser.parse_args(argv)
+    try:
+        average(args.checkpoints, args.out)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

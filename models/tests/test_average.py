@@ -1,0 +1,44 @@
+"""The mean of checkpoints."""
+
+import pytest
+import torch
+
+from dvface import average
+
+
+def checkpoint(path, value: float, **other):
+    model = {"a.weight": torch.full((2, 3), value), "a.count": torch.tensor(int(value))}
+    state = {"model": model, "stage": "restorer", "config": "tiny", "training": {"step": 1}, "teacher": {"b": value}}
+    torch.save(state | other, path)
+    return path
+
+
+def test_the_mean_of_two_runs(tmp_path):
+    paths = [checkpoint(tmp_path / "1.pt", 1.0), checkpoint(tmp_path / "2.pt", 4.0)]
+    out = tmp_path / "new" / "out.pt"
+    assert average.main([*map(str, paths), str(out)]) == 0
+    found = torch.load(out, weights_only=True)
+    assert torch.equal(found["model"]["a.weight"], torch.full((2, 3), 2.5))
+    assert found["model"]["a.count"] == 1, "counts are the first one's"
+    assert found["teacher"] == {"b": 1.0} and found["stage"] == "restorer" and "training" not in found
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"stage": "codes"}, "one stage expected, found codes, restorer"),
+        ({"config": "nano"}, "one config expected, found nano, tiny"),
+        ({"model": {"a.weight": torch.zeros(3, 3), "a.count": torch.tensor(1)}}, "do not share: a.weight"),
+        ({"model": {"a.weight": torch.zeros(2, 3)}}, "do not share: a.count"),
+    ],
+)
+def test_unlike_checkpoints_have_no_mean(tmp_path, capsys, other, what):
+    paths = [checkpoint(tmp_path / "1.pt", 1.0), checkpoint(tmp_path / "2.pt", 4.0, **other)]
+    assert average.main([*map(str, paths), str(tmp_path / "out.pt")]) == 1
+    assert what in capsys.readouterr().err
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_what_is_no_checkpoint_is_told(tmp_path, capsys):
+    assert average.main([str(tmp_path / "none.pt"), str(tmp_path / "out.pt")]) == 1
+    assert "none.pt" in capsys.readouterr().err
