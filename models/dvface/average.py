@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .training import read_checkpoint
+from .training import read_checkpoint, write_checkpoint
+from .weights import state_differences
 
 
 def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -20,11 +21,10 @@ def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     ValueError where names or shapes differ.
     """
     first = states[0]
-    for state in states[1:]:
-        unlike = {name for name in first.keys() | state.keys() if name not in first or name not in state}
-        unlike |= {name for name in first.keys() & state.keys() if first[name].shape != state[name].shape}
-        if unlike:
-            raise ValueError(f"weights that the checkpoints do not share: {', '.join(sorted(unlike)[:5])}")
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    for other in shapes[1:]:
+        if differences := state_differences(shapes[0], other):
+            raise ValueError(f"checkpoints of the same weights expected, found {'; '.join(differences)}")
     return {
         name: torch.stack([state[name] for state in states]).mean(dim=0) if value.is_floating_point() else value
         for name, value in first.items()
@@ -43,9 +43,7 @@ def average(paths: list[Path], out: Path) -> None:
             raise ValueError(f"checkpoints of one {name} expected, found {', '.join(sorted(found))}")
     kept = {name: value for name, value in checkpoints[0].items() if name != "training"}
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.part")
-    torch.save(kept | {"model": mean_of([checkpoint["model"] for checkpoint in checkpoints])}, partial)
-    partial.replace(out)
+    write_checkpoint(out, kept | {"model": mean_of([checkpoint["model"] for checkpoint in checkpoints])})
 
 
 def main(argv: list[str] | None = None) -> int:

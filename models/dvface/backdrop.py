@@ -44,8 +44,8 @@ def still(picture: np.ndarray, height: int, width: int, rng: np.random.Generator
     """A part of a picture u8 RGB [h, w, 3], scaled down, at [height, width, 3]; where that is too small it goes on as
     its mirror image."""
     scale = rng.uniform(*SCALE)
-    h, w = (min(round(wanted / scale), there) for wanted, there in zip((height, width), picture.shape, strict=False))
-    top, left = (int(rng.integers(there - taken + 1)) for there, taken in zip(picture.shape, (h, w), strict=False))
+    h, w = min(round(height / scale), picture.shape[0]), min(round(width / scale), picture.shape[1])
+    top, left = int(rng.integers(picture.shape[0] - h + 1)), int(rng.integers(picture.shape[1] - w + 1))
     part = picture[top : top + h, left : left + w]
     size = max(1, round(w * scale)), max(1, round(h * scale))
     small = cv2.resize(np.ascontiguousarray(part), size, interpolation=cv2.INTER_AREA)

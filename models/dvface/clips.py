@@ -43,6 +43,11 @@ def face_of(line: dict) -> Box | None:
     return face and tuple(face)
 
 
+def shown_face(line: dict) -> Box:
+    """The same, but the middle also where a detector found none."""
+    return face_of(line) or central_box(line["size"], line["size"])
+
+
 def crop_of(face: Box | None, left: int, top: int, scale: float) -> Box | None:
     """The box in a crop whose corner is at (left, top), scaled by `scale`."""
     return face and ((face[0] - left) * scale, (face[1] - top) * scale, face[2] * scale, face[3] * scale)
@@ -204,8 +209,7 @@ class ClipDataset:
             clean = scaled_down(clean, line["size"] // 2)
         elif view == "composited":
             rng = np.random.default_rng(stable_hash(f"{line['id']}/backdrop"))
-            face = face_of(line) or central_box(*clean.shape[1:3])
-            clean = composite(clean, self._other_picture(line, rng), face, rng)
+            clean = composite(clean, self._other_picture(line, rng), shown_face(line), rng)
         if preset in FRESH or view != "whole":
             return clean, Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
         return clean, self._whole(line["degraded"], frames)

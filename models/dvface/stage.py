@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .clips import ClipDataset, crop_of, face_of
+from .clips import ClipDataset, crop_of, shown_face
 from .config import Config, load_config
-from .face_region import central_box, ellipse
+from .face_region import Box
 from .frames import to_float, to_u8
 from .losses import MS_SSIM_SIDE
 from .model import DVFace
@@ -65,10 +65,10 @@ class Stage:
 
     def validation_clips(
         self, presets: tuple[str, ...], limit: int, frames: int, view: str = "whole"
-    ) -> Iterator[tuple[Tensor, Tensor, str, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, str, Box]]:
         """At most `limit` held-out (clean, degraded, preset, face) of each preset: videos [1, T, 3, H, W] in [-1, 1] on
-        the stage's device, spread over the people; `view` as clips.py says: whole, halved or composited. `face`: bool
-        [H, W], the ellipse in its box.
+        the stage's device, spread over the people; `view` as clips.py says: whole, halved or composited. `face`: its
+        box in pixels.
 
         Raises FileNotFoundError where the cache has none.
         """
@@ -81,9 +81,7 @@ class Stage:
                 clean, degraded = (
                     to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames, view)
                 )
-                size = tuple(clean.shape[-2:])
-                box = crop_of(face_of(line), 0, 0, size[0] / line["size"]) or central_box(*size)
-                face = torch.from_numpy(ellipse(box, *size)).to(self.device)
+                face = crop_of(shown_face(line), 0, 0, clean.shape[-1] / line["size"])
                 yield clean.to(self.device), degraded.to(self.device), preset, face
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from .face_region import ellipse
 from .flow import flow_by_name
 from .frames import to_u8
 from .losses import code_prediction_loss, fft_loss, ms_ssim_loss, relative_rmse, warp_loss
@@ -41,11 +42,6 @@ def compute_again(modules: list[nn.Module]) -> None:
     """Gradient checkpointing: each module's inner values are computed again in the backward pass, not stored."""
     for module in modules:
         module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
-
-
-def face_gain(restored: Tensor, clean: Tensor, degraded: Tensor) -> float:
-    """Gain in PSNR, dB, over pixels [..., N] in [-1, 1]."""
-    return psnr(restored, clean) - psnr(degraded, clean)
 
 
 class Teacher(nn.Module):
@@ -168,10 +164,13 @@ class RestorerTask(Task):
         logits = prior.logits(prior.latents(degraded))
         return logits, prior.look_up(logits)
 
-    def true_logits(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a clean clip's codes, as the extractor before this stage sees them."""
-        extractor = self.teacher.prior if self.teacher else self.model.prior
-        return extractor.logits(extractor.latents(clean))
+    def step_by_step(self, degraded: Tensor) -> tuple[Tensor, Pair, Pair, Tensor, Tensor]:
+        """What the model makes of degraded frames: latent, code logits, priors, latent after the step, frames."""
+        model = self.model
+        latent = model.vae.encode(degraded).float()
+        logits, priors = self.chosen(degraded)
+        step = model.denoise(latent, *priors)
+        return latent, logits, priors, step, model.decode(step, degraded)
 
     def validate(self) -> Validation:
         model = self.model
@@ -185,11 +184,8 @@ class RestorerTask(Task):
         clips = list(self.stage.validation_clips(PRESETS, limit=6, frames=9))
         other = self.chosen(clips[-1][1])[1]
         for clean, degraded, preset, _ in clips:
-            latent = model.vae.encode(degraded).float()
-            logits, priors = self.chosen(degraded)
+            latent, logits, priors, step, restored = self.step_by_step(degraded)
             before, truth_latent = psnr(degraded, clean), model.vae.encode(clean).float()
-            step = model.denoise(latent, *priors)
-            restored = model.decode(step, degraded)
             gain = psnr(restored, clean) - before
             add(f"gain_{preset}", gain)
             channels = self.stage.config.vae.latent_channels
@@ -213,18 +209,20 @@ class RestorerTask(Task):
                     "step": latent,
                     "prior": model.denoise(latent, *none),
                     "own": model.denoise(latent, *other),
-                    "true": model.denoise(latent, *model.prior.look_up(self.true_logits(clean))),
+                    "true": model.denoise(latent, *(self.teacher or model).prior(clean)),
                 }
                 for name, changed in instead.items():
                     add(f"worth_{preset}_{name}", before + gain - psnr(model.decode(changed, degraded), clean))
             other = priors
         for view, presets in VIEWS.items():
             for clean, degraded, preset, face in self.stage.validation_clips(presets, limit=6, frames=9, view=view):
-                step = model.denoise(model.vae.encode(degraded).float(), *self.chosen(degraded)[1])
-                restored = model.decode(step, degraded)
-                add(f"gain_{preset}_{view}", psnr(restored, clean) - psnr(degraded, clean))
-                inside = (video[..., face] for video in (restored, clean, degraded))
-                add(f"face_{preset}_{view}", face_gain(*inside))
+                *_, restored = self.step_by_step(degraded)
+                inside = torch.from_numpy(ellipse(face, *clean.shape[-2:]))
+                for name, where in (("gain", ...), ("face", (..., inside))):
+                    add(
+                        f"{name}_{preset}_{view}",
+                        psnr(restored[where], clean[where]) - psnr(degraded[where], clean[where]),
+                    )
         figures = {name: sum(found) / len(found) for name, found in values.items()}
         figures |= {f"least_{preset}": min(values[f"gain_{preset}"]) for preset in PRESETS}
         if model.prior is not None:

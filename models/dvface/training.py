@@ -186,6 +186,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Writes a checkpoint under another name first: an interrupted write harms nothing."""
+    partial = path.with_suffix(".part")
+    torch.save(content, partial)
+    partial.replace(path)
+
+
 def load_parts(model: DVFace, state: dict[str, Tensor], what: str) -> list[str]:
     """Loads a state dict that has each of PARTS whole or not at all; returns the parts that it has not.
 
@@ -275,7 +282,7 @@ class Trainer:
             log.write_text("".join(line + "\n" for line in lines))
 
     def save(self) -> None:
-        """Writes `model.pt` and `checkpoint.pt`, each under another name first: an interrupted write harms nothing."""
+        """Writes `model.pt` and `checkpoint.pt`."""
         training = {
             "helpers": self.task.helpers.state_dict(),
             "trained": {name: value.detach() for name, value in self.trained.items()},
@@ -296,9 +303,7 @@ class Trainer:
                 (self.run / "model.pt", weights),
                 (self.checkpoint, {**weights, "training": training}),
             ):
-                partial = path.with_suffix(".part")
-                torch.save(content, partial)
-                partial.replace(path)
+                write_checkpoint(path, content)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

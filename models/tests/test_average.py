@@ -28,8 +28,11 @@ def test_the_mean_of_two_runs(tmp_path):
     [
         ({"stage": "codes"}, "one stage expected, found codes, restorer"),
         ({"config": "nano"}, "one config expected, found nano, tiny"),
-        ({"model": {"a.weight": torch.zeros(3, 3), "a.count": torch.tensor(1)}}, "do not share: a.weight"),
-        ({"model": {"a.weight": torch.zeros(2, 3)}}, "do not share: a.count"),
+        (
+            {"model": {"a.weight": torch.zeros(3, 3), "a.count": torch.tensor(1)}},
+            "same weights expected, found 1 of another shape: a.weight (expected [2, 3], found [3, 3])",
+        ),
+        ({"model": {"a.weight": torch.zeros(2, 3)}}, "same weights expected, found 1 missing: a.count"),
     ],
 )
 def test_unlike_checkpoints_have_no_mean(tmp_path, capsys, other, what):

@@ -87,12 +87,13 @@ def test_rounding_is_one_node_and_the_same(tmp_path):
     np.testing.assert_array_equal(found, Rounding()(x).numpy())
 
 
-def small_model() -> DVFace:
+def small_model(late_gain: bool = True) -> DVFace:
     config = load_config("nano")
     config: Config = dataclasses.replace(
         config,
         window=dataclasses.replace(config.window, frames=5, overlap=1),
         frame=dataclasses.replace(config.frame, width=64, height=64),
+        vae=dataclasses.replace(config.vae, late_gain=late_gain),
         prior=dataclasses.replace(config.prior, layers=1),
         dit=dataclasses.replace(config.dit, layers=1),
     )
@@ -101,7 +102,8 @@ def small_model() -> DVFace:
 
 
 def test_wide_convolutions_in_8_bits_stay_near(tmp_path):
-    model = small_model()
+    # The late gain's draws leave the prior with weights whose codes are near a draw, and one convolution in f32.
+    model = small_model(late_gain=False)
     frames = check_frames(model.config)
     windows = [frames.numpy(), (frames // 2).numpy()]
     report = export_bundle(model, tmp_path, frames, int8_windows=windows)
@@ -110,9 +112,7 @@ def test_wide_convolutions_in_8_bits_stay_near(tmp_path):
     assert report.figures["prior share of equal codes"] >= LIMITS["int8"].equal_codes + CLOSER_CODES
     assert report.figures["decoder frames PSNR"] >= LIMITS["int8"].frames_psnr + CLOSER_PSNR
     about = (tmp_path / "bundle.toml").read_text()
-    found = re.search(r"\((\d+) of 22 wide convolutions in 8 bits\)", about)
-    assert found, "the bundle says so"
-    assert int(found[1]) >= 20, "codes of random weights are near a draw, one convolution may change them"
+    assert re.search(r"\((\d+) of \1 wide convolutions in 8 bits\)", about), "the bundle says so"
     nodes = onnx.load(tmp_path / "decoder.onnx").graph.node
     quantised = [node for node in nodes if node.op_type == "Conv" and node.input[0].endswith("DequantizeLinear_Output")]
     # Latent block, four blocks, two exchanges, detail.
