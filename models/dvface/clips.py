@@ -186,21 +186,29 @@ class ClipDataset:
             clean, degraded = (relight(video[..., order], *light) for video in (clean, degraded))
         return clean, degraded
 
-    def pairs_of(self, preset: str, frames: int) -> list[dict]:
-        """Index lines of a preset with at least `frames` frames, in a fixed shuffled order."""
-        lines = [line for line in self.pairs if line["frames"] >= frames]
-        if preset not in FRESH:
-            return [line for line in lines if line["preset"] == preset]
-        first: dict[str, dict] = {}  # of each clip: any line has its clean side
-        for line in lines:
-            first.setdefault(line["id"], line)
+    def clips(self, frames: int) -> list[dict]:
+        """One index line of each clip with at least `frames` frames, in a fixed shuffled order: any has its clean
+        side."""
+        first: dict[str, dict] = {}
+        for line in self.pairs:
+            if line["frames"] >= frames:
+                first.setdefault(line["id"], line)
         return list(first.values())
 
-    def pair(self, line: dict, preset: str, frames: int, view: str = "whole") -> tuple[np.ndarray, np.ndarray]:
-        """The first `frames` frames (clean, degraded) of a line of `pairs_of`, whole pictures u8 [frames, H, W, 3].
+    def pairs_of(self, preset: str, frames: int) -> list[dict]:
+        """Index lines of a preset with at least `frames` frames, in a fixed shuffled order."""
+        if preset in FRESH:
+            return self.clips(frames)
+        return [line for line in self.pairs if line["frames"] >= frames and line["preset"] == preset]
+
+    def pair(
+        self, line: dict, preset: str, frames: int, view: str = "whole", draw: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The first `frames` frames (clean, degraded) of a clip's line, whole pictures u8 [frames, H, W, 3].
 
         `view`, one of VIEWS: as they are; at half their size, as `reduced` samples; before another one's picture, as
-        `composited`. ValueError for another.
+        `composited`. `draw`: degrade them anew, each number in another way; None for the line's own degraded side where
+        it has that preset and the view is whole. ValueError for another view.
         """
         if view not in VIEWS:
             raise ValueError(f"view: expected one of {', '.join(VIEWS)}, found {view}")
@@ -210,9 +218,10 @@ class ClipDataset:
         elif view == "composited":
             rng = np.random.default_rng(stable_hash(f"{line['id']}/backdrop"))
             clean = composite(clean, self._other_picture(line, rng), shown_face(line), rng)
-        if preset in FRESH or view != "whole":
-            return clean, Degradation(preset, stable_hash(f"{line['id']}/{preset}") % 2**53)(clean)
-        return clean, self._whole(line["degraded"], frames)
+        if draw is None and view == "whole" and preset not in FRESH:
+            return clean, self._whole(line["degraded"], frames)
+        name = f"{line['id']}/{preset}" if draw is None else f"{line['id']}/{preset}/{draw}"
+        return clean, Degradation(preset, stable_hash(name) % 2**53)(clean)
 
     def _other_picture(self, line: dict, rng: np.random.Generator) -> np.ndarray:
         """The first frame of a clip or photo of another person (where there is one), u8 RGB [H, W, 3]."""

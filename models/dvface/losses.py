@@ -20,17 +20,22 @@ def charbonnier(a: Tensor, b: Tensor, eps: float = 1e-3) -> Tensor:
     return torch.sqrt(difference.square() + eps * eps).mean() if eps else difference.abs().mean()
 
 
-def relative_rmse(restored: Tensor, clean: Tensor, degraded: Tensor, worse: float, floor: float = 4e-5) -> Tensor:
-    """Mean over samples of e / sqrt(d) + worse * max(0, e / d - 1): the pixel MSE of eq. 13 in another measure.
+def relative_rmse(
+    restored: Tensor, clean: Tensor, degraded: Tensor, worse: float = 0.0, unseen: float = 50.0, floor: float = 4e-5
+) -> Tensor:
+    """Mean over samples of e / sqrt(d) + worse * max(0, e / max(d, u) - 1): the pixel MSE of eq. 13 in another measure.
 
     e and d are the root mean square errors of the restored and of the degraded sample (d never below sqrt(floor), 50
     dB). With the plain MSE heavy degradations rule and light ones get worse; with its logarithm, PSNR itself, the
     cleanest rule; the square root lies between. The second term is what a viewer does not forgive: output worse than
-    input. Latents are measured in the same way.
+    input, and than u, the error of `unseen` dB for values in [-1, 1]: below it nobody sees a difference, and where a
+    clean sample's least change counts hundreds of times its error, whatever may be clean is left alone. Latents are
+    measured by the first term.
     """
     error = ((restored - clean).float().square().flatten(1).mean(dim=1) + 1e-6).sqrt()
     before = ((degraded - clean).float().square().flatten(1).mean(dim=1) + floor).sqrt()
-    return (error / before.sqrt() + worse * F.relu(error / before - 1.0)).mean()
+    harm = F.relu(error / before.clamp(min=2 * 10 ** (-unseen / 20)) - 1.0)
+    return (error / before.sqrt() + worse * harm).mean()
 
 
 def gradient_loss(a: Tensor, b: Tensor) -> Tensor:

@@ -139,12 +139,12 @@ class RestorerTask(Task):
         weights, channels = self.recipe.loss, self.stage.config.vae.latent_channels
         degraded, restored, clean = videos
         terms = {}
-        for name, (before, after, truth) in (
-            ("rec_pixel", videos),
-            ("rec_latent", tuple(latent[:, :channels] for latent in latents)),  # the context has no truth
+        for name, (before, after, truth), harm in (
+            ("rec_pixel", videos, (weights.worse, weights.unseen)),
+            ("rec_latent", tuple(latent[:, :channels] for latent in latents), ()),  # the context has no truth
         ):
             is_mse = weights.measure == "mse"
-            terms[name] = F.mse_loss(after, truth) if is_mse else relative_rmse(after, truth, before, weights.worse)
+            terms[name] = F.mse_loss(after, truth) if is_mse else relative_rmse(after, truth, before, *harm)
         if self.lpips is not None:
             terms["per"] = self.lpips(restored, clean)
         if weights.ms_ssim:

@@ -72,6 +72,9 @@ def test_relative_rmse_against_its_formula():
     expected = np.mean(e / np.sqrt(d) + 0.2 * np.maximum(0, e / d - 1))
     assert relative_rmse(restored, clean, degraded, worse=0.2).item() == pytest.approx(expected, rel=1e-5)
     assert np.maximum(0, e / d - 1)[0] == 0 < np.maximum(0, e / d - 1)[1], "only the second is worse than its input"
+    unseen = 20 * np.log10(2 / 0.07)  # dB of an error of 0.07
+    expected = np.mean(e / np.sqrt(d) + 0.2 * np.maximum(0, e / np.maximum(d, 0.07) - 1))
+    assert relative_rmse(restored, clean, degraded, 0.2, unseen).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_fft_loss_against_numpy(videos):
