@@ -23,19 +23,19 @@ def charbonnier(a: Tensor, b: Tensor, eps: float = 1e-3) -> Tensor:
 def relative_rmse(
     restored: Tensor, clean: Tensor, degraded: Tensor, worse: float = 0.0, unseen: float = 50.0, floor: float = 4e-5
 ) -> Tensor:
-    """Mean over samples of e / sqrt(d) + worse * max(0, e / max(d, u) - 1): the pixel MSE of eq. 13 in another measure.
+    """Mean over samples of e / sqrt(d) + worse * max(0, e - h) / sqrt(h): the pixel MSE of eq. 13 in another measure.
 
     e and d are the root mean square errors of the restored and of the degraded sample (d never below sqrt(floor), 50
     dB). With the plain MSE heavy degradations rule and light ones get worse; with its logarithm, PSNR itself, the
-    cleanest rule; the square root lies between. The second term is what a viewer does not forgive: output worse than
-    input, and than u, the error of `unseen` dB for values in [-1, 1]: below it nobody sees a difference, and where a
-    clean sample's least change counts hundreds of times its error, whatever may be clean is left alone. Latents are
-    measured by the first term.
+    cleanest rule; the square root lies between. The second term is what a viewer does not forgive, output worse than
+    input: `worse` times what is won where it is better by as much, whatever the degradation. h is d, but at least the
+    error of `unseen` dB for values in [-1, 1], below which nobody sees a difference. Latents are measured by the first
+    term.
     """
     error = ((restored - clean).float().square().flatten(1).mean(dim=1) + 1e-6).sqrt()
     before = ((degraded - clean).float().square().flatten(1).mean(dim=1) + floor).sqrt()
-    harm = F.relu(error / before.clamp(min=2 * 10 ** (-unseen / 20)) - 1.0)
-    return (error / before.sqrt() + worse * harm).mean()
+    harmless = before.clamp(min=2 * 10 ** (-unseen / 20))
+    return (error / before.sqrt() + worse * F.relu(error - harmless) / harmless.sqrt()).mean()
 
 
 def gradient_loss(a: Tensor, b: Tensor) -> Tensor:

@@ -69,11 +69,11 @@ def test_relative_rmse_against_its_formula():
     restored = torch.stack([torch.full((2, 3, 4, 4), 0.2), torch.full((2, 3, 4, 4), 0.08)])
     e = np.sqrt(np.array([0.2, 0.08]) ** 2 + 1e-6)
     d = np.sqrt(np.array([0.4, 0.04]) ** 2 + 4e-5)
-    expected = np.mean(e / np.sqrt(d) + 0.2 * np.maximum(0, e / d - 1))
+    expected = np.mean(e / np.sqrt(d) + 0.2 * np.maximum(0, e - d) / np.sqrt(d))
     assert relative_rmse(restored, clean, degraded, worse=0.2).item() == pytest.approx(expected, rel=1e-5)
-    assert np.maximum(0, e / d - 1)[0] == 0 < np.maximum(0, e / d - 1)[1], "only the second is worse than its input"
+    assert e[0] < d[0] and e[1] > d[1], "only the second is worse than its input"
     unseen = 20 * np.log10(2 / 0.07)  # dB of an error of 0.07
-    expected = np.mean(e / np.sqrt(d) + 0.2 * np.maximum(0, e / np.maximum(d, 0.07) - 1))
+    expected = np.mean(e / np.sqrt(d) + 0.2 * np.maximum(0, e - np.maximum(d, 0.07)) / np.sqrt(np.maximum(d, 0.07)))
     assert relative_rmse(restored, clean, degraded, 0.2, unseen).item() == pytest.approx(expected, rel=1e-5)
 
 
