@@ -134,8 +134,8 @@ class RestorerLoss(Weights):
     """Weights of stage 2: eq. 12 to 15, and `ms_ssim` and `fft`, which need no pretrained network.
 
     `measure` of eq. 13's two errors: "mse" as printed, or "rmse" (`losses.relative_rmse`).
-    `worse`: within `rec_pixel` and "rmse", weight of output that is worse than its input; `unseen`: PSNR in dB from
-    which on nobody sees that it is.
+    Within `rec_pixel` and "rmse", `worse`: weight of output that is worse than its input; `unseen`: PSNR in dB above
+    which errors count little.
     `temp_of`: what eq. 15 holds still along the flow, "restored" frames as printed, or their "error": a blurred picture
     changes little when it is warped, so the printed term asks for blur as well; an error that stays is no flicker.
     `temp_flow`: its optical flow, "raft" or OpenCV's "dis". `temp_from_size`: least crop, in pixels, that has the term.

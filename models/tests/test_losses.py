@@ -67,14 +67,20 @@ def test_relative_rmse_against_its_formula():
     clean = torch.zeros(2, 2, 3, 4, 4)
     degraded = torch.stack([torch.full((2, 3, 4, 4), 0.4), torch.full((2, 3, 4, 4), 0.04)])
     restored = torch.stack([torch.full((2, 3, 4, 4), 0.2), torch.full((2, 3, 4, 4), 0.08)])
-    e = np.sqrt(np.array([0.2, 0.08]) ** 2 + 1e-6)
-    d = np.sqrt(np.array([0.4, 0.04]) ** 2 + 4e-5)
-    expected = np.mean(e / np.sqrt(d) + 0.2 * np.maximum(0, e - d) / np.sqrt(d))
-    assert relative_rmse(restored, clean, degraded, worse=0.2).item() == pytest.approx(expected, rel=1e-5)
-    assert e[0] < d[0] and e[1] > d[1], "only the second is worse than its input"
-    unseen = 20 * np.log10(2 / 0.07)  # dB of an error of 0.07
-    expected = np.mean(e / np.sqrt(d) + 0.2 * np.maximum(0, e - np.maximum(d, 0.07)) / np.sqrt(np.maximum(d, 0.07)))
-    assert relative_rmse(restored, clean, degraded, 0.2, unseen).item() == pytest.approx(expected, rel=1e-5)
+    for unseen, floor in ((50.0, 4e-5), (40.0, 4e-4)):
+        e = np.sqrt(np.array([0.2, 0.08]) ** 2 + floor)
+        d = np.sqrt(np.array([0.4, 0.04]) ** 2 + floor)
+        assert e[0] < d[0] and e[1] > d[1], "only the second is worse than its input"
+        expected = np.mean((e + 3.0 * np.maximum(0, e - d)) / np.sqrt(d))
+        assert relative_rmse(restored, clean, degraded, 3.0, unseen).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_nobody_sees_costs_a_clean_clip_little():
+    """Else a restorer that is not sure whether a clip is clean leaves it alone."""
+    clean = torch.zeros(1, 1, 3, 4, 4)
+    cost = [relative_rmse(clean + x, clean, clean, 3.0, 44.0).item() for x in (0.0, 0.002, 0.004, 0.1, 0.2)]
+    cost = np.array(cost[1:]) - cost[0]
+    assert cost[1] == pytest.approx(4 * cost[0], rel=0.1) and cost[3] == pytest.approx(2 * cost[2], rel=0.15)
 
 
 def test_fft_loss_against_numpy(videos):
