@@ -23,20 +23,21 @@ def charbonnier(a: Tensor, b: Tensor, eps: float = 1e-3) -> Tensor:
 def relative_rmse(
     restored: Tensor, clean: Tensor, degraded: Tensor, worse: float = 0.0, unseen: float = 50.0
 ) -> Tensor:
-    """Mean over samples of e / sqrt(d) + worse * max(0, e - d) / sqrt(d): the pixel MSE of eq. 13 in another measure.
+    """Mean over samples of (e + worse * max(0, e - h)) / sqrt(d): the pixel MSE of eq. 13 in another measure.
 
     e and d are the root mean square errors of the restored and of the degraded sample, each joined at a right angle
-    by the error of `unseen` dB (for values in [-1, 1]), below which nobody sees a difference: it then counts by its
+    by the error of `unseen` dB (for values in [-1, 1]), which hardly anybody sees: below it errors count by their
     square. With the plain MSE heavy degradations rule and light ones get worse; with its logarithm, PSNR itself, the
     cleanest rule; the square root lies between. The second term is what a viewer does not forgive, output worse than
-    input: `worse` times what is won where it is better by as much, whatever the degradation. Latents are measured by
-    the first term.
+    input: `worse` times what is won where it is better by as much. h is d, but at least the e of `unseen` dB. Latents
+    are measured by the first term.
     """
     floor = 4.0 * 10.0 ** (-unseen / 10.0)
     error, before = (
         ((video - clean).float().square().flatten(1).mean(dim=1) + floor).sqrt() for video in (restored, degraded)
     )
-    return ((error + worse * F.relu(error - before)) / before.sqrt()).mean()
+    harm = F.relu(error - before.clamp(min=(2 * floor) ** 0.5))
+    return ((error + worse * harm) / before.sqrt()).mean()
 
 
 def gradient_loss(a: Tensor, b: Tensor) -> Tensor:

@@ -71,16 +71,21 @@ def test_relative_rmse_against_its_formula():
         e = np.sqrt(np.array([0.2, 0.08]) ** 2 + floor)
         d = np.sqrt(np.array([0.4, 0.04]) ** 2 + floor)
         assert e[0] < d[0] and e[1] > d[1], "only the second is worse than its input"
-        expected = np.mean((e + 3.0 * np.maximum(0, e - d)) / np.sqrt(d))
+        expected = np.mean((e + 3.0 * np.maximum(0, e - np.maximum(d, np.sqrt(2 * floor)))) / np.sqrt(d))
         assert relative_rmse(restored, clean, degraded, 3.0, unseen).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_nobody_sees_costs_a_clean_clip_little():
     """Else a restorer that is not sure whether a clip is clean leaves it alone."""
     clean = torch.zeros(1, 1, 3, 4, 4)
-    cost = [relative_rmse(clean + x, clean, clean, 3.0, 44.0).item() for x in (0.0, 0.002, 0.004, 0.1, 0.2)]
-    cost = np.array(cost[1:]) - cost[0]
-    assert cost[1] == pytest.approx(4 * cost[0], rel=0.1) and cost[3] == pytest.approx(2 * cost[2], rel=0.15)
+
+    def cost(error: float, worse: float = 3.0) -> float:
+        measures = (relative_rmse(clean + x, clean, clean, worse, 40.0).item() for x in (error, 0.0))
+        return next(measures) - next(measures)
+
+    assert cost(0.006) == pytest.approx(4 * cost(0.003), rel=0.1), "the square of what is not seen"
+    assert cost(0.0199) == cost(0.0199, worse=0.0) and cost(0.03) > cost(0.03, worse=0.0), "40 dB is an error of 0.02"
+    assert cost(0.2) < 2.5 * cost(0.1)
 
 
 def test_fft_loss_against_numpy(videos):
