@@ -3,7 +3,7 @@
 #
 #     scripts/gpu-bench.sh [OUT]
 #
-# Needs no GStreamer. Needs cargo, Python 3.11 in .venv or $PYTHON with models/requirements-dev.txt (PyTorch with CUDA), and
+# Needs no GStreamer. Needs cargo, Python 3.11 or later in .venv or $PYTHON with models/requirements-dev.txt (PyTorch with CUDA), and
 # a CUDA build of ONNX Runtime: ORT_DYLIB_PATH, see the README. Variables:
 #     CONFIG      wan-1.3b      config of models/configs
 #     DTYPES      "f16 bf16"    element types
@@ -11,6 +11,7 @@
 #     DEVICE      cuda          of PyTorch; empty leaves PyTorch out
 #     COMPILE     1             torch.compile too; empty leaves it out
 #     WINDOWS     20            windows measured
+#     BENCH                     a window-bench built elsewhere, for a machine without cargo
 #     PEAK        790           dense TFLOP/s of the GPU (H200, measured, in f16 and bf16)
 # So `CONFIG=tiny DTYPES=f32 PROVIDERS=cpu DEVICE=cpu COMPILE= WINDOWS=3 scripts/gpu-bench.sh` runs anywhere.
 set -eu
@@ -23,9 +24,11 @@ windows=${WINDOWS:-20}
 python=${PYTHON:-.venv/bin/python}
 export PYTHONPATH=models
 mkdir -p "$out"
-need_rust
-cargo build --release --locked --no-default-features --features window-bench --bin window-bench --target-dir "$target/gpu"
-bench=$target/gpu/release/window-bench
+bench=${BENCH:-$target/gpu/release/window-bench}
+if [ -z "${BENCH:-}" ]; then
+    need_rust
+    cargo build --release --locked --no-default-features --features window-bench --bin window-bench --target-dir "$target/gpu"
+fi
 results=()
 
 # run NAME JSON COMMAND...: a measurement that may fail, for want of a library; the table has those that did not.

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from dvface.backdrop import composite
-from dvface.data import INDEX, read_index, shuffled, square, stable_hash
+from dvface.data import CLEAN, INDEX, read_index, shuffled, square, stable_hash
 from dvface.defocus import defocus
 from dvface.degradation import PRESETS, Degradation, encode
 from dvface.face_region import Box, central_box
@@ -57,7 +57,8 @@ class ClipDataset:
     """Pairs of clean and degraded clips of one split of a cache, memory-mapped.
 
     mix: weight of each preset in `sample`; `clean` is the clean clip as its own degraded version, and those of FRESH
-    are made from the clean clip. Others that the cache lacks are left out. photo_probability: how often a sample comes
+    are made from the clean clip, as are all where the cache has clean clips alone. Others that the cache lacks are left
+    out. photo_probability: how often a sample comes
     from a photo rather than from a clip. Shares of samples: recoloured, seen in other colours; defocused, whose clean
     side is partly out of focus; published, whose degraded side goes through one more encoder, as clips do on their way
     to the web. Of the samples from clips, `composited` stand before another one's picture (backdrop.py) and are
@@ -108,11 +109,13 @@ class ClipDataset:
         """Weight and pairs of at least `frames` frames, for each (kind, preset) of the mix that the cache has."""
         if frames not in self._groups:
             groups = {}
+            clean_alone = all(line["preset"] == CLEAN for line in self.pairs)
+            fresh = tuple(PRESETS) if clean_alone else (CLEAN, *FRESH)
             for kind, share in (("photo", self.photo_probability), ("video", 1 - self.photo_probability)):
                 pairs = [line for line in self.pairs if line["kind"] == kind and line["frames"] >= frames]
                 for preset, weight in self.mix.items():
                     # Any pair has a clean side.
-                    lines = pairs if preset in ("clean", *FRESH) else [x for x in pairs if x["preset"] == preset]
+                    lines = pairs if preset in fresh else [x for x in pairs if x["preset"] == preset]
                     if share * weight > 0 and lines:
                         groups[kind, preset] = (share * weight, lines)
             self._groups[frames] = groups
@@ -150,7 +153,8 @@ class ClipDataset:
         face = crop_of(face_of(line), left, top, size / side)
         if face and mirrored:
             face = (size - face[0] - face[2], *face[1:])
-        return self._varied(line, clean, preset, None if side > size else lambda: cut(line["degraded"]), face, rng)
+        is_stored = side <= size and line["preset"] == preset
+        return self._varied(line, clean, preset, (lambda: cut(line["degraded"])) if is_stored else None, face, rng)
 
     def _varied(
         self,

@@ -43,6 +43,8 @@ from dvface.video import clip_info, read_video
 if TYPE_CHECKING:  # needs torch, which a worker can do without
     from dvface.face_region import Box, Detect
 
+CLEAN = "clean"
+"""The preset of a cache without degraded sides."""
 INDEX = "index.jsonl"
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -196,7 +198,8 @@ class BuildOptions:
     """Size of the cache: lengths in frames, sides in pixels, `max_gib` the bound on all arrays together.
 
     `relit_every`: one segment in so many is seen under other light; 0 for none. `presets`: degradations of the training
-    clips; of the clips held out there are always all three.
+    clips, or `clean` alone: then they are degraded when they are drawn (clips.py), for machines with many cores; of the
+    clips held out there are always all three.
     """
 
     size: int = 512
@@ -212,11 +215,18 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         known = BuildOptions.presets
+        if self.presets == (CLEAN,):
+            return
         if not self.presets or len(set(self.presets)) < len(self.presets) or set(self.presets) - set(known):
             raise ValueError(f"presets: expected some of {', '.join(known)}, found {', '.join(self.presets) or 'none'}")
 
 
-_VARIANTS = tuple((f"{preset}0", preset) for preset in BuildOptions.presets)
+def _variants(presets: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """File stem and preset; `clean` is the clean segment's own file."""
+    return tuple((preset if preset == CLEAN else f"{preset}0", preset) for preset in presets)
+
+
+_VARIANTS = _variants(BuildOptions.presets)
 
 
 @dataclass(frozen=True)
@@ -244,7 +254,7 @@ class Job:
     @property
     def bytes(self) -> int:
         """Of the clean segment and its degraded versions."""
-        return self.frames * self.size**2 * 3 * (1 + len(self.variants))
+        return self.frames * self.size**2 * 3 * len({CLEAN, *(stem for stem, _ in self.variants)})
 
     def load(self) -> np.ndarray:
         """The clean segment, u8 RGB [frames, size, size, 3]."""
@@ -295,14 +305,14 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
             ]
         elif source.kind == "photo":
             preset = options.presets[stable_hash(f"{source.name}/preset") % len(options.presets)]
-            variants = ((f"{preset}0", preset),)
+            variants = _variants((preset,))
             photos.append(Job(source, "train", 0, 0, options.photo_frames, options.size, variants))
         else:
             frames = options.segment_frames
             starts = _segment_starts(_frame_count(source), frames, options.segments)
             short += not starts
             for i, start in enumerate(starts):
-                variants = tuple((f"{preset}0", preset) for preset in options.presets)
+                variants = _variants(options.presets)
                 if "strong" in options.presets and stable_hash(f"{source.name}-s{i}/variants") % 2:
                     variants += (("strong1", "strong"),)
                 clips.append(Job(source, "train", i, start, frames, options.size, variants))
@@ -368,8 +378,10 @@ def run_job(job: Job, out: Path) -> list[dict]:
     lines = []
     for stem, preset in job.variants:
         seed = job.seed(stem)
-        degraded = Degradation(preset, seed)(clean)
-        _save(out / folder / f"{stem}.npy", degraded)
+        degraded = clean
+        if preset != CLEAN:
+            degraded = Degradation(preset, seed)(clean)
+            _save(out / folder / f"{stem}.npy", degraded)
         lines.append(
             {
                 "id": job.id,

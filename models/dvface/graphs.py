@@ -149,6 +149,20 @@ def build_graph(name: str, model: DVFace, dtype: torch.dtype = torch.float32) ->
     return kinds[name](model, dtype).eval()
 
 
+def moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """A graph's module on a device, its constants too."""
+    module = module.to(device)
+    for part in module.modules():
+        condition = getattr(part, "condition", None)
+        if condition is not None and not callable(condition):
+            condition.head = condition.head.to(device)
+            for block in condition.blocks:
+                block.modulation = block.modulation.to(device)
+                block.text = tuple(value.to(device) for value in block.text)
+                block.bias = None if block.bias is None else block.bias.to(device)
+    return module
+
+
 def graph_tensors(name: str, model: DVFace) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of a graph's inputs and outputs in a bundle (format 1)."""
     priors = () if model.prior is None else ("spatial_prior", "temporal_prior")

@@ -38,7 +38,7 @@ def shifted(x: Tensor, by: int) -> Tensor:
     """Frame k - `by` in the place of frame k; the ends are repeated."""
     count = x.shape[0]
     places = [min(max(k - by, 0), count - 1) for k in range(count)]
-    return x.index_select(0, torch.tensor(places))
+    return x.index_select(0, torch.tensor(places, device=x.device))
 
 
 def patch_weight(weight: Tensor, cells: int) -> Tensor:

@@ -46,6 +46,7 @@ class Stage:
     minutes: float
     seed: int
     pause_at: int | None
+    workers: int = 0
 
     def dataset(self) -> ClipDataset:
         """Training clips in the recipe's mix of degradations."""
@@ -109,11 +110,13 @@ def parser_for(description: str, stages: tuple[str, ...]) -> argparse.ArgumentPa
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches (default 0: a thread)")
     recipe = parser.add_argument_group("in the place of the recipe's")
     recipe.add_argument("--steps", type=int)
     recipe.add_argument("--learning-rate", type=float)
     recipe.add_argument("--accumulate", type=int, help="batches of a step")
     recipe.add_argument("--precision", help="bf16, f16 (cuda only) or f32")
+    recipe.add_argument("--batch-scale", type=int, default=1, help="so many times the batches of all phases: for a GPU")
     recipe.add_argument("--phases", help="until:frames:size:batch,... such as 0.5:5:128:8,1:9:256:2")
     return parser
 
@@ -127,6 +130,10 @@ def overridden(recipe: Recipe, args: argparse.Namespace) -> Recipe:
             given["phases"] = tuple(parse_phases(args.phases.split(",")))
         except ValueError as error:
             raise ValueError(f"--phases: {error}") from error
+    if args.batch_scale < 1:
+        raise ValueError(f"--batch-scale: expected 1 or more, found {args.batch_scale}")
+    phases = given.get("phases", recipe.phases)
+    given["phases"] = tuple(replace(phase, batch=phase.batch * args.batch_scale) for phase in phases)
     return replace(recipe, **given)
 
 
@@ -226,6 +233,7 @@ def parse_stage(description: str, stages: tuple[str, ...], argv: list[str] | Non
         args.minutes,
         args.seed,
         args.pause_at,
+        args.workers,
     )
 
 
@@ -245,6 +253,7 @@ def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv:
             stage.minutes,
             stage.seed,
             stage.about(dataset),
+            stage.workers,
         )
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -19,21 +19,7 @@ from torch import Tensor, nn
 from .config import load_config
 from .cost import graph_costs, total
 from .export import DTYPES, check_frames, load_model, pixel_size, resized
-from .graphs import build_graph, graph_names, graph_tensors, source
-
-
-def moved(module: nn.Module, device: torch.device) -> nn.Module:
-    """A graph's module on a device, its constants too."""
-    module = module.to(device)
-    for part in module.modules():
-        condition = getattr(part, "condition", None)
-        if condition is not None and not callable(condition):
-            condition.head = condition.head.to(device)
-            for block in condition.blocks:
-                block.modulation = block.modulation.to(device)
-                block.text = tuple(value.to(device) for value in block.text)
-                block.bias = None if block.bias is None else block.bias.to(device)
-    return module
+from .graphs import build_graph, graph_names, graph_tensors, moved, source
 
 
 class Window:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .clips import ClipDataset
@@ -56,24 +58,72 @@ class Schedule:
         return next((phase for phase in self.recipe.phases if progress < phase.until), self.recipe.phases[-1])
 
 
-class Batches:
-    """Endless (clean, degraded) batches [B, T, 3, H, W] in [-1, 1], made by a thread; a context manager.
+class Draws(Dataset):
+    """Batches (clean, degraded) u8 [B, T, H, W, 3] by (index, phase), each drawn from (seed, index) alone."""
 
-    Batch `index` is drawn from (seed, index) alone: a resumed run goes on with the batch that comes next. What fails in
-    the thread is raised where the batch is asked for.
+    def __init__(self, clips: ClipDataset, seed: int):
+        self.clips, self.seed = clips, seed
+
+    def __getitem__(self, asked: tuple[int, Phase]) -> tuple[Tensor, Tensor]:
+        index, phase = asked
+        rng = np.random.default_rng([self.seed, index])
+        pairs = [self.clips.sample(rng, phase.frames, phase.size) for _ in range(phase.batch)]
+        clean, degraded = (torch.from_numpy(np.stack(side)) for side in zip(*pairs, strict=True))
+        return clean, degraded
+
+
+def begin_worker(_number: int) -> None:
+    """The processes are the parallelism."""
+    cv2.setNumThreads(1)
+
+
+class Batches:
+    """Endless (clean, degraded) batches u8 [B, T, H, W, 3], made ahead by a thread or by processes; a context manager.
+
+    Batch `index` is the same whoever makes it: a resumed run goes on with the batch that comes next. Its phase is that
+    of when it was begun. What fails there is raised where the batch is asked for. `workers`: processes, which a GPU
+    needs; 0 for a thread. `pinned`: in memory that a GPU reads itself, with processes alone.
     """
 
-    def __init__(self, dataset: ClipDataset, phase: Callable[[int], Phase], seed: int, first: int = 0):
-        self.dataset, self.phase, self.seed = dataset, phase, seed
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        phase: Callable[[int], Phase],
+        seed: int,
+        first: int = 0,
+        workers: int = 0,
+        pinned: bool = False,
+    ):
+        self.draws, self.phase = Draws(dataset, seed), phase
+        self.made: Iterator[tuple[Tensor, Tensor]] | None = None
+        if workers:
+            self.made = iter(
+                DataLoader(
+                    self.draws,
+                    batch_size=None,
+                    sampler=((index, phase(index)) for index in itertools.count(first)),
+                    num_workers=workers,
+                    # Spawned: a forked child can hang on a lock that a thread of OpenCV or FFmpeg held in the parent.
+                    multiprocessing_context="spawn",
+                    worker_init_fn=begin_worker,
+                    pin_memory=pinned,
+                    generator=torch.Generator(),  # draws a seed: not from the one that a checkpoint keeps
+                )
+            )
+            return
         self.ready: queue.Queue = queue.Queue(maxsize=3)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._work, args=(first,), daemon=True)
 
     def __enter__(self) -> "Batches":
-        self.thread.start()
+        if self.made is None:
+            self.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.made is not None:
+            self.made = None  # ends the processes
+            return
         self.stopped.set()
         while self.thread.is_alive():  # it may wait for room
             with contextlib.suppress(queue.Empty):
@@ -82,22 +132,16 @@ class Batches:
     def _work(self, first: int) -> None:
         for index in itertools.count(first):
             try:
-                item: Any = self.draw(index)
+                item: Any = self.draws[index, self.phase(index)]
             except Exception as error:
                 item = error
             self.ready.put(item)
             if self.stopped.is_set() or isinstance(item, Exception):
                 return
 
-    def draw(self, index: int) -> tuple[Tensor, Tensor]:
-        """Batch `index`."""
-        now = self.phase(index)
-        rng = np.random.default_rng([self.seed, index])
-        pairs = [self.dataset.sample(rng, now.frames, now.size) for _ in range(now.batch)]
-        clean, degraded = (to_float(torch.from_numpy(np.stack(side))) for side in zip(*pairs, strict=True))
-        return clean, degraded
-
     def __next__(self) -> tuple[Tensor, Tensor]:
+        if self.made is not None:
+            return next(self.made)
         item = self.ready.get()
         if isinstance(item, Exception):
             raise item
@@ -225,8 +269,9 @@ class Trainer:
         minutes: float = math.inf,
         seed: int = 0,
         about: dict[str, str] | None = None,
+        workers: int = 0,
     ):
-        self.task, self.recipe, self.run, self.seed = task, recipe, run, seed
+        self.task, self.recipe, self.run, self.seed, self.workers = task, recipe, run, seed, workers
         self.device = torch.device(device)
         self.schedule = Schedule(recipe, minutes)
         self.about = {"stage": task.name, "config": task.model.config.name, **(about or {})}
@@ -340,8 +385,10 @@ class Trainer:
         def phase(index: int) -> Phase:
             return self.schedule.phase(self.schedule.progress(index // self.recipe.accumulate, self.seconds))
 
+        first, is_cuda = self.step * self.recipe.accumulate, self.device.type == "cuda"
         with (
-            Batches(dataset, phase, self.seed, self.step * self.recipe.accumulate) as batches,
+            torch.backends.cudnn.flags(enabled=True, benchmark=is_cuda),  # sizes stay the same through a phase
+            Batches(dataset, phase, self.seed, first, self.workers, pinned=is_cuda) as batches,
             SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step + 1) as board,
             tqdm(total=self.recipe.steps, initial=self.step, mininterval=2.0, desc=self.task.name) as bar,
         ):
@@ -377,7 +424,7 @@ class Trainer:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
         for _ in range(self.recipe.accumulate):
-            clean, degraded = (side.to(self.device, non_blocking=True) for side in next(batches))
+            clean, degraded = (to_float(side.to(self.device, non_blocking=True)) for side in next(batches))
             with self.autocast():
                 found = self.task.loss(clean, degraded, self.progress)
             self._backward(found)

@@ -182,6 +182,20 @@ def test_presets_of_training_clips_are_chosen(folder, tmp_path):
             BuildOptions(presets=wrong)
 
 
+def test_clean_clips_alone_are_degraded_when_drawn(folder, tmp_path):
+    """A cache of clean clips has no second file for each, and gives samples of every preset."""
+    options = BuildOptions(**{**vars(OPTIONS), "presets": ("clean",)})
+    lines = build(scan(folder / "train"), tmp_path, options)
+    train = [line for line in lines if line["split"] == "train"]
+    assert all(line["degraded"] == line["clean"] for line in train)
+    assert {file.name for file in (tmp_path / "train").rglob("*.npy")} == {"clean.npy"}
+    assert build(scan(folder / "train"), tmp_path, options) == lines, "nothing is built twice"
+    for preset in ("strong", "light"):
+        dataset = ClipDataset(tmp_path, mix={preset: 1.0})
+        pairs = [dataset.sample(np.random.default_rng(i), 3, 48) for i in range(4)]
+        assert all(psnr(clean, degraded) < 45 for clean, degraded in pairs)
+
+
 def test_a_wrong_preset_is_an_error_of_the_command_line(folder, tmp_path, capsys):
     command = ["--data", str(folder / "train"), "--out", str(tmp_path / "cache"), "--presets", "soft"]
     assert data.main(command) == 1

@@ -18,7 +18,7 @@ from dvface.frames import to_float, to_u8
 from dvface.graphs import build_graph, graph_names, graph_tensors
 from dvface.model import DVFace
 from dvface.onnx_graph import open_graph
-from dvface.verify import frames_psnr
+from dvface.verify import LIMITS, frames_psnr
 
 EXTERNAL = 100_000
 """Bytes of weights that go into a file of their own here: those of all graphs but the encoder's."""
@@ -276,6 +276,28 @@ def test_bf16_is_marked_as_unverified_or_not_written(tmp_path, frames, monkeypat
     with pytest.raises(export.UnsupportedTypeError, match="--unverified"):
         export.export_bundle(model, again, frames, dtype="bf16")
     assert not (again / "bundle.toml").exists()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_on_a_gpu_all_types_are_verified(tmp_path, frames, dtype):
+    if not torch.cuda.is_available() or onnx_graph.CUDA not in onnx_graph.onnxruntime.get_available_providers():
+        pytest.skip("no CUDA device, or no CUDA build of ONNX Runtime")
+    model = lively_model()
+    report = export.export_bundle(model, tmp_path, frames, dtype=dtype, device="cuda")
+    assert report.verified and report.figures["chain frames PSNR"] >= LIMITS[dtype].frames_psnr
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_cuda_that_the_runtime_lacks_is_an_error(bundle, monkeypatch):
+    """ONNX Runtime itself only warns, and runs on the CPU."""
+    path = bundle[0] / "encoder.onnx"
+    monkeypatch.setattr(onnx_graph.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(onnx_graph.MissingProviderError, match="expected a CUDA build"):
+        open_graph(path, device="cuda")
+    monkeypatch.setattr(onnx_graph.onnxruntime, "get_available_providers", lambda: [onnx_graph.CUDA])
+    if not torch.cuda.is_available():
+        with pytest.raises(onnx_graph.MissingProviderError, match="do not load"):
+            open_graph(path, device="cuda")
 
 
 def test_without_priors_the_dit_takes_the_latent_alone():

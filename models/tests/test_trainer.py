@@ -47,18 +47,22 @@ def test_batches_follow_the_phase_and_the_index(cache):
 
     with Batches(dataset, phase, seed=1) as source:
         first = [next(source) for _ in range(3)]
-    assert first[0][0].shape == first[0][1].shape == (2, 5, 3, 64, 64) and first[2][0].shape == (1, 9, 3, 32, 32)
-    assert -1 <= first[0][0].min() < -0.3 and 0.3 < first[0][0].max() <= 1
+    assert first[0][0].shape == first[0][1].shape == (2, 5, 64, 64, 3) and first[2][0].shape == (1, 9, 32, 32, 3)
+    assert first[0][0].dtype == torch.uint8 and first[0][0].min() < 90 and first[0][0].max() > 165
     assert not torch.equal(first[0][0], first[1][0])
     with Batches(dataset, phase, seed=1, first=1) as source:
         again = next(source)
     assert torch.equal(again[0], first[1][0]) and torch.equal(again[1], first[1][1])
+    with Batches(dataset, phase, seed=1, workers=2) as source:
+        for expected in first:
+            assert all(torch.equal(a, b) for a, b in zip(next(source), expected, strict=True))
 
 
-def test_what_fails_in_the_background_is_raised(cache):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_fails_in_the_background_is_raised(cache, workers):
     dataset = ClipDataset(cache, "train", {"strong": 1.0})
     with (
-        Batches(dataset, lambda index: Phase(1.0, 999, 64, 1), seed=1) as source,
+        Batches(dataset, lambda index: Phase(1.0, 999, 64, 1), seed=1, workers=workers) as source,
         pytest.raises(ValueError, match="no train entry of 999 frames"),
     ):
         next(source)

@@ -212,7 +212,7 @@ def test_a_resumed_run_continues_the_curve(stage, cache, runs, tmp_path):
     config.write_text(
         text.replace("plain_share = 0.5", "plain_share = 0.1").replace("adv_from = 0.75", "adv_from = 0.1")
     )
-    more = ["--steps", 12, "--accumulate", 2, "--phases", "0.5:5:48:2,1:5:64:1"]
+    more = ["--steps", 12, "--accumulate", 2, "--phases", "0.5:5:48:1,1:5:64:1", "--batch-scale", 2, "--workers", 1]
     init = ["--init", runs["prediction"] / "model.pt"]
     command(stage, cache, tmp_path / "whole", *more, *init, config=str(config))
     command(stage, cache, tmp_path / "parts", *more, *init, "--pause-at", 4, config=str(config))
@@ -242,6 +242,7 @@ def test_a_checkpoint_of_another_stage_is_refused(cache, runs, capsys):
         ("vae", ["--device", "cuda:7" if not torch.cuda.is_available() else "mps"], "--device: expected"),
         ("vae", ["--precision", "f16"], "precision: expected bf16 or f32 on cpu, found f16"),
         ("vae", ["--phases", "1:5:64"], '--phases: expected "until:frames:size:batch"'),
+        ("vae", ["--batch-scale", "0"], "--batch-scale: expected 1 or more, found 0"),
         ("vae", ["--phases", "1:4:64:1"], "expected 4n + 1 frames"),
         ("vae", ["--phases", "1:5:40:1"], "sizes in multiples of 16"),
         ("restorer", ["--phases", "1:5:32:1"], "sizes of at least 44 with loss.ms_ssim, found 32"),
