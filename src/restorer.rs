@@ -20,7 +20,7 @@ use ort::value::{DynValue, TensorRef};
 
 use self::device::{Device, Fixed};
 use crate::bundle::GraphKind;
-use crate::runtime::{DeviceMemory, Provider, Sessions};
+use crate::runtime::{DeviceMemory, Provider, Sessions, capture};
 
 /// How often a restorer that waits for a shared session looks whether it is interrupted.
 const TURN: Duration = Duration::from_millis(5);
@@ -230,6 +230,7 @@ impl Restorer {
     ) -> ort::Result<Self> {
         let dims = [frames as i64, height.into(), width.into(), 3];
         let options = sessions.options();
+        let _turn = options.provider.is_cuda().then(capture::shared);
         let place = match options.provider {
             Provider::Cpu => Place::Host,
             Provider::Cuda | Provider::TensorRt => {
@@ -328,10 +329,15 @@ impl Restorer {
     /// # Errors
     /// As [`restore`](Self::restore).
     pub fn warm_up(&mut self) -> Result<Duration, RestoreError> {
+        let black = vec![0; self.window_bytes()];
         if let Some(duration) = self.measured() {
+            if matches!(&self.place, Place::Fixed(_, fixed) if !fixed.has_run) {
+                // What others have captured is theirs.
+                self.restore(&black)?;
+                self.timings = Default::default();
+            }
             return Ok(duration);
         }
-        let black = vec![0; self.window_bytes()];
         let start = Instant::now();
         self.restore(&black)?;
         let mut duration = start.elapsed();
@@ -364,10 +370,17 @@ impl Restorer {
                 self.run_graphs(&frames)
             }
             Place::Device(device) => {
+                let _turn = capture::shared();
                 let frames = device.upload(frames).map_err(failed)?;
                 self.run_graphs(&frames)
             }
             Place::Fixed(device, fixed) => {
+                // ONNX Runtime captures in the first run.
+                let _turn = if fixed.has_run {
+                    capture::shared()
+                } else {
+                    capture::alone()
+                };
                 fixed.take(device, frames).map_err(failed)?;
                 self.run_bindings()
             }
@@ -416,7 +429,7 @@ impl Restorer {
 
     /// Runs the graphs on tensors that they are bound to.
     fn run_bindings(&mut self) -> Result<Restored, RestoreError> {
-        let Place::Fixed(_, fixed) = &self.place else {
+        let Place::Fixed(_, fixed) = &mut self.place else {
             unreachable!("asked for with bound graphs alone")
         };
         for (kind, binding) in fixed.bindings() {
@@ -426,6 +439,7 @@ impl Restorer {
             let ((), time) = in_turn(&self.sessions, &self.interrupt, *kind, run)?;
             self.timings[*kind as usize].add(time);
         }
+        fixed.has_run = true;
         let frames = fixed
             .give()
             .map_err(|error| graph_error(&self.sessions, GraphKind::Decoder, &error))?;
@@ -476,6 +490,14 @@ impl Restorer {
         let (values, time) = in_turn(&self.sessions, &self.interrupt, kind, run)?;
         self.timings[kind as usize].add(time);
         Ok(values)
+    }
+}
+
+impl Drop for Restorer {
+    fn drop(&mut self) {
+        let _turn = self.sessions.provider().is_cuda().then(capture::shared);
+        // A device's memory goes back while it is this one's turn.
+        self.place = Place::Host;
     }
 }
 

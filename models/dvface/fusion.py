@@ -17,7 +17,8 @@ class TemporalModulation(nn.Module):
         zero(self.mlp[-1])
 
     def forward(self, temporal: Tensor) -> tuple[Tensor, Tensor]:
-        gamma, beta = self.mlp(temporal.mean(dim=(1, 2, 3))).unsqueeze(1).chunk(2, dim=-1)
+        mean = temporal.float().mean(dim=(1, 2, 3)).to(temporal.dtype)  # f16 holds too few of a mean's digits on CUDA
+        gamma, beta = self.mlp(mean).unsqueeze(1).chunk(2, dim=-1)
         return gamma, beta
 
 

@@ -234,8 +234,9 @@ def add_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def scaled(gain: GlobalGain, x: Tensor) -> Tensor:
     """`GlobalGain` on maps [T, h, w, C]."""
-    rows = x.reshape(-1, x.shape[-1])
-    means = torch.cat([rows.mean(dim=0), rows.abs().mean(dim=0)])
+    # In f32: ONNX Runtime's CUDA provider makes 0 of a mean in f16 over so many values.
+    rows = x.reshape(-1, x.shape[-1]).float()
+    means = torch.cat([rows.mean(dim=0), rows.abs().mean(dim=0)]).to(x.dtype)
     return x * gain.factors(means[None], x.amax(dim=(1, 2)).mean(dim=0)[None])[0]
 
 

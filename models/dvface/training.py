@@ -141,7 +141,11 @@ class Batches:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         if self.made is not None:
-            return next(self.made)
+            try:
+                return next(self.made)
+            except Exception as error:
+                # Its traceback would keep the loader alive, and so the processes; the message has that of the process.
+                raise error.with_traceback(None) from None
         item = self.ready.get()
         if isinstance(item, Exception):
             raise item
@@ -320,7 +324,7 @@ class Trainer:
         self._forget_later_lines()
 
     def _forget_later_lines(self) -> None:
-        """A run that was stopped may have logged steps past its checkpoint, which now come again."""
+        """Steps past the checkpoint, where an earlier one was put in its place, come again."""
         log = self.run / "log.jsonl"
         if log.exists():
             lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
@@ -371,7 +375,7 @@ class Trainer:
         return self.schedule.progress(self.step, self.seconds)
 
     def train(self, dataset: ClipDataset, pause_at: int | None = None) -> None:
-        """Trains to the end of the schedule; every `recipe.every` steps it validates, logs and saves.
+        """Trains to the end of the schedule; every `recipe.every` steps it saves, validates and logs.
 
         `pause_at`: ends at this step as if it had been stopped there, to be resumed.
         Raises FloatingPointError where the loss is not finite.
@@ -410,10 +414,10 @@ class Trainer:
                         board.add_scalar(f"loss/{name}", value, self.step)
                     board.add_scalar("learning_rate", rate, self.step)
                 if self.step % self.recipe.every == 0 or last:
+                    self.save()  # first: a run that is killed while it validates keeps its weights
                     self._report({name: value / count for name, value in sums.items()}, board)
                     sums.clear()
                     count = 0
-                    self.save()
 
     def _step(self, batches: Batches, rate: float) -> dict[str, float]:
         """One step of the optimizers over `accumulate` batches; the mean terms, unweighted by that."""

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import multiprocessing
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -56,6 +58,7 @@ def test_batches_follow_the_phase_and_the_index(cache):
     with Batches(dataset, phase, seed=1, workers=2) as source:
         for expected in first:
             assert all(torch.equal(a, b) for a, b in zip(next(source), expected, strict=True))
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -63,9 +66,10 @@ def test_what_fails_in_the_background_is_raised(cache, workers):
     dataset = ClipDataset(cache, "train", {"strong": 1.0})
     with (
         Batches(dataset, lambda index: Phase(1.0, 999, 64, 1), seed=1, workers=workers) as source,
-        pytest.raises(ValueError, match="no train entry of 999 frames"),
+        pytest.raises(ValueError, match="no train entry of 999 frames") as failed,
     ):
         next(source)
+    assert failed and not multiprocessing.active_children(), "the error keeps no process alive"
 
 
 class Line(Task):
@@ -92,6 +96,18 @@ def test_a_loss_that_explodes_stops_the_run(cache, tmp_path):
     with pytest.raises(FloatingPointError, match="step 2: loss is nan"):
         trainer.train(ClipDataset(cache))
     assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_validation_that_fails_loses_no_weights(cache, tmp_path, monkeypatch):
+    plan = recipe(steps=4, every=2)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(Line, "validate", Mock(side_effect=RuntimeError("killed")))
+        Trainer(Line(), plan, tmp_path).train(ClipDataset(cache))
+    assert (tmp_path / "model.pt").exists()
+    resumed = Trainer(Line(), plan, tmp_path)
+    assert resumed.step == 2
+    resumed.train(ClipDataset(cache))
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [4]
 
 
 def test_accumulation_is_a_mean_and_the_average_lags(cache, tmp_path):

@@ -212,16 +212,17 @@ def test_a_resumed_run_continues_the_curve(stage, cache, runs, tmp_path):
     config.write_text(
         text.replace("plain_share = 0.5", "plain_share = 0.1").replace("adv_from = 0.75", "adv_from = 0.1")
     )
-    more = ["--steps", 12, "--accumulate", 2, "--phases", "0.5:5:48:1,1:5:64:1", "--batch-scale", 2, "--workers", 1]
+    more = ["--steps", 12, "--accumulate", 2, "--phases", "0.5:5:48:1,1:5:64:1", "--batch-scale", 2]
     init = ["--init", runs["prediction"] / "model.pt"]
     command(stage, cache, tmp_path / "whole", *more, *init, config=str(config))
     command(stage, cache, tmp_path / "parts", *more, *init, "--pause-at", 4, config=str(config))
     halfway = torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["training"]
     assert halfway["step"] == 4 and (stage == "restorer" or halfway["critic_optimizers"][0]["state"])
-    # Lines past the checkpoint, of a run that was killed between two saves, go.
+    # Lines past the checkpoint go.
     with (tmp_path / "parts/log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 11, "l1": 1.0}) + "\n")
-    command(stage, cache, tmp_path / "parts", *more, config=str(config))  # no --init: all is in the checkpoint
+    # No --init: all is in the checkpoint. A process makes the same batches as the thread.
+    command(stage, cache, tmp_path / "parts", *more, "--workers", 1, config=str(config))
     whole, parts = log_of(tmp_path / "whole"), log_of(tmp_path / "parts")
     for line in whole + parts:
         del line["minutes"]

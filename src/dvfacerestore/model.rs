@@ -125,7 +125,7 @@ fn bundle_message(error: &BundleError) -> gst::ErrorMessage {
 fn runtime_message(error: &RuntimeError) -> gst::ErrorMessage {
     match error {
         RuntimeError::LibraryNotFound { .. } => gst::error_msg!(gst::ResourceError::NotFound, ("{error}")),
-        RuntimeError::LibraryPath { .. } | RuntimeError::OtherLibraryLoaded { .. } => {
+        RuntimeError::LibraryPath { .. } | RuntimeError::OtherLibraryLoaded { .. } | RuntimeError::NoCapture { .. } => {
             gst::error_msg!(gst::LibraryError::Settings, ("{error}"))
         }
         RuntimeError::LibraryUnusable { .. } | RuntimeError::ProviderUnavailable { .. } | RuntimeError::Call { .. } => {

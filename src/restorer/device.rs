@@ -82,6 +82,8 @@ pub(super) struct Fixed {
     frames: DynTensor,
     restored: DynTensor,
     bindings: Vec<(GraphKind, IoBinding)>,
+    /// All graphs have run, and so are captured.
+    pub has_run: bool,
 }
 
 impl Fixed {
@@ -133,6 +135,7 @@ impl Fixed {
             frames,
             restored,
             bindings,
+            has_run: false,
         })
     }
 

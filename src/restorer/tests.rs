@@ -27,14 +27,15 @@ fn restorer(name: &str, frames: usize, way: Way) -> Restorer {
     };
     let sessions = SessionCache::open(&environment, &bundle, &options).unwrap();
     let interrupt = Arc::new(Interrupt::new().unwrap());
-    let restorer = Restorer::new(sessions, interrupt, frames, bundle.width(), bundle.height()).unwrap();
+    let mut restorer = Restorer::new(sessions, interrupt, frames, bundle.width(), bundle.height()).unwrap();
     assert!(matches!(restorer.place, Place::Host));
     if way == Way::Host {
         return restorer;
     }
     let is_fixed = way == Way::Fixed;
     let place = Place::on_device(&restorer.sessions, MemoryInfo::default(), restorer.dims, is_fixed).unwrap();
-    Restorer { place, ..restorer }
+    restorer.place = place;
+    restorer
 }
 
 fn window(restorer: &Restorer, seed: usize) -> Vec<u8> {

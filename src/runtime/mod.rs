@@ -2,6 +2,7 @@
 
 mod arena;
 mod cache;
+pub(crate) mod capture;
 mod device_memory;
 mod engines;
 mod environment;
@@ -73,6 +74,13 @@ pub enum RuntimeError {
         reason: String,
     },
 
+    /// A graph that runs in part on the CPU, whose runs cannot be captured.
+    #[error(
+        "cuda-graphs: graph {graph}: expected one that runs on the GPU alone, found parts that run on the CPU, as 8-bit convolutions do \
+         ({reason}). Leave cuda-graphs off, or use a bundle without them"
+    )]
+    NoCapture { graph: GraphKind, reason: String },
+
     /// The bundle is wrong.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -94,6 +102,8 @@ pub(crate) fn tells_of_memory(text: &str) -> bool {
         "failed to allocate memory",
         "bad_alloc",
         "cudaerrormemoryallocation",
+        // An arena at its bound (gpu-mem-limit).
+        "is smaller than requested bytes",
     ]
     .iter()
     .any(|sign| text.contains(sign))

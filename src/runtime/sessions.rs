@@ -12,7 +12,7 @@ use ort::session::{Session, builder::SessionBuilder};
 use ort::value::{Outlet, TensorElementType, ValueType};
 use parking_lot::Mutex;
 
-use super::{Provider, ProviderOptions, RuntimeError, arena, engines, tells_of_memory};
+use super::{Provider, ProviderOptions, RuntimeError, arena, capture, engines, tells_of_memory};
 use crate::bundle::{Bundle, Contract, ElementType, GraphInfo, GraphKind, TensorInfo};
 
 /// Bundles with more bytes than this run on the CPU without arenas. Each of the four sessions has one, which keeps the
@@ -54,6 +54,7 @@ impl Sessions {
         options: &ProviderOptions,
         is_lean: bool,
     ) -> Result<Self, RuntimeError> {
+        let _turn = options.provider.is_cuda().then(capture::shared);
         // Asked first, so that a missing provider is not taken for a broken graph.
         session_builder(environment, options, is_lean)?;
         // Large graphs are loaded in turn, for what loading takes of memory besides their weights; GPUs have not been tried.
@@ -119,6 +120,14 @@ impl Sessions {
 
     pub fn provider(&self) -> Provider {
         self.options.provider
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        let _turn = self.options.provider.is_cuda().then(capture::shared);
+        // A device's memory goes back while it is this one's turn.
+        self.graphs.clear();
     }
 }
 
@@ -259,6 +268,8 @@ fn create_session(
             }
         } else if options.provider.is_cuda() && tells_of_gpu(&reason) {
             unavailable(options, reason)
+        } else if options.cuda_graphs && reason.contains("graph capture") {
+            RuntimeError::NoCapture { graph, reason }
         } else {
             RuntimeError::GraphRefused {
                 graph,

@@ -168,8 +168,7 @@ fn windows_that_the_bundle_does_not_allow() {
 
 /// Whether the runtime of the tests could run on a GPU: then its provider is no error.
 fn has_cuda() -> bool {
-    let folder = crate::runtime_library();
-    let has = folder.with_file_name("libonnxruntime_providers_cuda.so").exists();
+    let has = crate::cuda::is_cuda_build();
     if has {
         println!("skipped: the runtime is a CUDA build");
     }

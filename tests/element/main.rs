@@ -7,6 +7,7 @@ mod library;
 
 #[cfg(feature = "analytics")]
 mod analytics;
+mod cuda;
 mod cuts;
 mod detectors;
 mod downstream;
