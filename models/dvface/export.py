@@ -9,7 +9,7 @@ them only checks the result.
 CHECKPOINT is one of train_restorer, or `random` for untrained weights. A bundle that differs from torch in f32 is not
 written: OUT then has graphs but no bundle.toml. ONNX Runtime's CPU provider has no bfloat16 kernels, so that a bf16
 bundle cannot be checked like the others; `--dtype bf16` needs `--unverified`, and checks what can be. With
-`--device cuda` torch and ONNX Runtime both run on a GPU, bf16 too: minutes for a large model in the place of an hour.
+`--device cuda` torch and ONNX Runtime both run on a GPU: minutes for a large model in the place of an hour.
 """
 
 import argparse

@@ -105,8 +105,8 @@ def open_graph(
     """A session on the CPU or CUDA provider; `threads` 0 is all cores. `lean` gives memory of the CPU's back as soon as
     it is free, which costs time: for windows whose activations are gigabytes. On CUDA f32 is f32, without TF32.
 
-    Raises UnsupportedTypeError where the CPU provider has no kernel for a node's types, MissingProviderError where ONNX
-    Runtime has no CUDA.
+    Raises UnsupportedTypeError where there is no kernel for a node's types, MissingProviderError where ONNX Runtime has
+    no CUDA.
     """
     device = torch.device(device)
     provider = CUDA if device.type == "cuda" else "CPUExecutionProvider"
@@ -124,6 +124,11 @@ def open_graph(
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[chosen])
     except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as error:
+        raise UnsupportedTypeError(f"{path.name}: {error}") from error
+    except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
+        if "Provider type for" not in str(error):
+            raise
+        # What it says where neither CUDA nor the CPU has a kernel: of bf16, Pad in 1.31.
         raise UnsupportedTypeError(f"{path.name}: {error}") from error
     if provider not in session.get_providers():  # ONNX Runtime only warns, and takes the CPU
         raise MissingProviderError("--device: expected ONNX Runtime on CUDA, found that its libraries do not load")

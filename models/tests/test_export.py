@@ -291,11 +291,16 @@ def test_bf16_is_marked_as_unverified_or_not_written(tmp_path, frames, monkeypat
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-def test_on_a_gpu_all_types_are_verified(tmp_path, frames, dtype):
+def test_on_a_gpu_types_are_verified_or_refused(tmp_path, frames, dtype):
     if not torch.cuda.is_available() or onnx_graph.CUDA not in onnx_graph.onnxruntime.get_available_providers():
         pytest.skip("no CUDA device, or no CUDA build of ONNX Runtime")
     model = lively_model()
-    report = export.export_bundle(model, tmp_path, frames, dtype=dtype, device="cuda")
+    try:
+        report = export.export_bundle(model, tmp_path, frames, dtype=dtype, device="cuda")
+    except export.UnsupportedTypeError:
+        assert dtype == "bf16", "for which ONNX Runtime 1.31 lacks kernels"
+        assert not (tmp_path / "bundle.toml").exists()
+        return
     assert report.verified and report.figures["chain frames PSNR"] >= LIMITS[dtype].frames_psnr
     assert next(model.parameters()).device.type == "cpu"
 
