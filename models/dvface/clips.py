@@ -58,14 +58,13 @@ class ClipDataset:
 
     mix: weight of each preset in `sample`; `clean` is the clean clip as its own degraded version, and those of FRESH
     are made from the clean clip, as are all where the cache has clean clips alone. Others that the cache lacks are left
-    out. photo_probability: how often a sample comes
-    from a photo rather than from a clip. Shares of samples: recoloured, seen in other colours; defocused, whose clean
-    side is partly out of focus; published, whose degraded side goes through one more encoder, as clips do on their way
-    to the web. Of the samples from clips, `composited` stand before another one's picture (backdrop.py) and are
-    degraded anew, and `reduced` are scaled down and degraded anew: most clips of the web are softer than their pixels
-    allow, and a restorer that never saw a sharper one takes what is slightly soft for clean. Photos are sharp enough.
-    Of all samples, `overlaid` have bars or a caption (overlays.py), which are degraded with the picture in some and as
-    sharp on both sides in most.
+    out. photo_probability: how often a sample comes from a photo rather than from a clip. Shares of samples:
+    recoloured, seen in other colours; defocused, whose clean side is partly out of focus; published, whose degraded
+    side goes through one more encoder, as clips do on their way to the web. Of the samples from clips, `composited`
+    stand before another one's picture (backdrop.py) and are degraded anew, and `reduced` are scaled down and degraded
+    anew: most clips of the web are softer than their pixels allow, and a restorer that never saw a sharper one takes
+    what is slightly soft for clean. Photos are sharp enough. Of all samples, `overlaid` have bars or a caption
+    (overlays.py), which are degraded with the picture in some and as sharp on both sides in most.
     FileNotFoundError if the cache has no entry of that split; ValueError for an unknown preset.
     """
 
