@@ -329,15 +329,15 @@ impl Restorer {
     /// # Errors
     /// As [`restore`](Self::restore).
     pub fn warm_up(&mut self) -> Result<Duration, RestoreError> {
-        let black = vec![0; self.window_bytes()];
         if let Some(duration) = self.measured() {
             if matches!(&self.place, Place::Fixed(_, fixed) if !fixed.has_run) {
                 // What others have captured is theirs.
-                self.restore(&black)?;
+                self.restore(&vec![0; self.window_bytes()])?;
                 self.timings = Default::default();
             }
             return Ok(duration);
         }
+        let black = vec![0; self.window_bytes()];
         let start = Instant::now();
         self.restore(&black)?;
         let mut duration = start.elapsed();

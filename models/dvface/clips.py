@@ -166,23 +166,22 @@ class ClipDataset:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(clean, degraded) of a clean crop of a line's clip before another picture, in another focus, with an overlay,
         through another encoder, under another light, as the shares say. `stored` reads the cache's degraded side; None
-        where that is not of this crop. `face`: its box in the crop, or beside it."""
+        where that is not of this crop or preset. `face`: its box in the crop, or beside it."""
         # Photos move as a whole under the camera, so their person would slide below the matte.
         if self.composited > 0 and face and line["kind"] == "video" and rng.uniform() < self.composited:
             clean, stored = composite(clean, self._other_picture(line, rng), face, rng), None
         if self.defocused > 0 and rng.uniform() < self.defocused:
             clean, stored = defocus(clean, rng, face), None
-        is_stored = preset not in FRESH and stored is not None
         overlay = Overlay(*clean.shape[1:3], rng) if self.overlaid > 0 and rng.uniform() < self.overlaid else None
-        if overlay and preset != "clean" and not is_stored and rng.uniform() < 0.5:
+        if overlay and preset != CLEAN and not stored and rng.uniform() < 0.5:
             clean, overlay = overlay.on(clean), None
-        if preset == "clean":
+        if preset == CLEAN:
             degraded = clean.copy()
         else:
-            degraded = stored() if is_stored else Degradation(preset, int(rng.integers(2**53)))(clean)
+            degraded = stored() if stored else Degradation(preset, int(rng.integers(2**53)))(clean)
         if overlay:  # on what is degraded already
             clean, degraded = overlay.on(clean), overlay.on(degraded)
-        if self.published and preset != "clean" and rng.uniform() < self.published:
+        if self.published and preset != CLEAN and rng.uniform() < self.published:
             degraded = encode(degraded, np.exp(rng.uniform(*np.log(PUBLISHED_BITS))))
         if self.recoloured and rng.uniform() < self.recoloured:
             light, order = random_light(rng, STAGE_LIGHT), rng.permutation(3)

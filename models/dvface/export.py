@@ -188,17 +188,17 @@ class Exporter:
             module = moved(copy.deepcopy(module), self.device)
         if self.dtype == "f16":
             with verify.activation_ranges(module) as ranges:
-                expected = self.run_module(module, inputs)
+                expected = self.in_torch(module, inputs)
             warnings = verify.overflow_warnings(name, ranges, module)
             self.report.warnings += warnings
             for line in warnings:
                 self.log(f"warning: {line}")
         else:
-            expected = self.run_module(module, inputs)
+            expected = self.in_torch(module, inputs)
         verify.check_finite(name, "torch in f32", expected)
         return expected
 
-    def run_module(self, module: nn.Module, inputs: dict[str, Tensor]) -> Outputs:
+    def in_torch(self, module: nn.Module, inputs: dict[str, Tensor]) -> Outputs:
         """Torch's outputs on the device; there in f32 throughout, which cuDNN's convolutions by default are not."""
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return arrays(run_module(module, [value.to(self.device) for value in inputs.values()]))

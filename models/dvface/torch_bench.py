@@ -20,6 +20,7 @@ from .config import load_config
 from .cost import graph_costs, total
 from .export import DTYPES, check_frames, load_model, pixel_size, resized
 from .graphs import build_graph, graph_names, graph_tensors, moved, source
+from .stage import device_by_name
 
 
 class Window:
@@ -62,9 +63,10 @@ def main() -> int:
     args = parser.parse_args()
 
     config = resized(load_config(args.config), args.window, args.size, None)
-    device = torch.device(args.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("error: --device cuda: PyTorch finds no CUDA device", file=sys.stderr)
+    try:
+        device = device_by_name(args.device)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     model, _, _ = load_model(config, args.checkpoint)
     names = graph_names(model)

@@ -43,7 +43,7 @@ fn with_graphs(element: gst::Element) -> gst::Element {
 
 /// The bundle that comes with the plugin, on a provider; `None` where it is not there, and says so.
 fn nano(provider: &str) -> Option<gst::Element> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/dvface-nano");
+    let folder = rig::SHIPPED;
     if !Path::new(folder).join("bundle.toml").is_file() {
         println!("skipped: there is no {folder}");
         return None;

@@ -370,7 +370,7 @@ fn letterbox_puts_the_picture_back_in_its_place() {
 #[test]
 fn a_thin_border_of_the_letterbox_leaves_no_line() {
     let element = rig::element("brighter");
-    element.set_property("model", concat!(env!("CARGO_MANIFEST_DIR"), "/models/dvface-nano"));
+    element.set_property("model", rig::SHIPPED);
     let rig = Rig::around(element);
     rig.play();
     let info = VideoInfo::builder(VideoFormat::Rgb, 512, 512)

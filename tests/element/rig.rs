@@ -37,6 +37,9 @@ pub struct Rig {
     around: Arc<Around>,
 }
 
+/// The bundle that comes with the plugin.
+pub const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/dvface-nano");
+
 /// An element with the bundle `model` of tests/bundles and the runtime of the tests, on the CPU.
 pub fn element(model: &str) -> gst::Element {
     crate::init();

@@ -252,7 +252,7 @@ fn a_flush_while_another_element_has_the_session() {
 fn a_run_of_the_shipped_bundle_ends_at_once() {
     let element = || {
         let element = rig::element("brighter");
-        element.set_property("model", concat!(env!("CARGO_MANIFEST_DIR"), "/models/dvface-nano"));
+        element.set_property("model", rig::SHIPPED);
         element
     };
     let keeps = element();
