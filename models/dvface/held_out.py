@@ -22,6 +22,7 @@ from .config import Config, load_config
 from .degradation import PRESETS
 from .frames import to_float
 from .model import DVFace
+from .st_lpips import StLpips, find_file, perceived
 from .training import load_parts, psnr, read_checkpoint
 
 LEFT_ALONE = 0.02
@@ -34,6 +35,7 @@ class Outcome:
 
     `psnr` of the restored clip and `gain` over the degraded one, dB; `size`, <a, a> / <w, w>; `slope`, <a, w> / <a, a>:
     the factor that a should have been larger by, below 1 where it does too much. `best`: the gain with that factor.
+    `perceived`: change of the middle frame's ST-LPIPS, below 0 where it looks more like the clean one; None unmeasured.
     """
 
     psnr: float
@@ -41,18 +43,22 @@ class Outcome:
     size: float
     slope: float
     best: float
+    perceived: float | None = None
 
 
-def outcome(restored: Tensor, clean: Tensor, degraded: Tensor) -> Outcome:
-    """Of videos [B, T, 3, H, W] in [-1, 1]. Where nothing is added `slope` is 0; where nothing should be, so is `best`,
-    and `size` infinite."""
+def outcome(restored: Tensor, clean: Tensor, degraded: Tensor, judge: StLpips | None = None) -> Outcome:
+    """Of videos [B, T, 3, H, W] in [-1, 1]; `judge` measures what is perceived.
+
+    Where nothing is added `slope` is 0; where nothing should be, so is `best`, and `size` infinite.
+    """
     added, wanted = restored - degraded, clean - degraded
     own, both, error = ((x * y).sum().item() for x, y in ((added, added), (added, wanted), (wanted, wanted)))
     slope = both / own if own else 0.0
     best = -10.0 * np.log10(max(1.0 - slope * both / error, 1e-10)) if error else 0.0
     found = psnr(restored, clean)
     size = own / error if error else float("inf")
-    return Outcome(found, found - psnr(degraded, clean), size, slope, float(best))
+    change = perceived(judge, restored, clean, degraded) if judge else None
+    return Outcome(found, found - psnr(degraded, clean), size, slope, float(best), change)
 
 
 def load(config: Config, path: Path) -> DVFace:
@@ -65,7 +71,12 @@ def load(config: Config, path: Path) -> DVFace:
 
 @torch.no_grad()
 def outcomes(
-    models: list[DVFace], dataset: ClipDataset, presets: Iterable[str], draws: int, frames: int
+    models: list[DVFace],
+    dataset: ClipDataset,
+    presets: Iterable[str],
+    draws: int,
+    frames: int,
+    judge: StLpips | None = None,
 ) -> dict[tuple[str, str], list[list[Outcome]]]:
     """By preset and kind (video, photo): of each clip and draw, one outcome a model. `clean` has one draw: no two
     differ."""
@@ -79,14 +90,26 @@ def outcomes(
     for line, preset, draw in tqdm(work, desc="held-out clips", mininterval=1.0):
         pair = dataset.pair(line, preset, frames, draw=draw)
         clean, degraded = (to_float(torch.from_numpy(side))[None] for side in pair)
-        row = [outcome(model(degraded)[0].clamp(-1, 1), clean, degraded) for model in models]
+        row = [outcome(model(degraded)[0].clamp(-1, 1), clean, degraded, judge) for model in models]
         found.setdefault((preset, line["kind"]), []).append(row)
     return found
 
 
 def table(names: list[str], found: dict[tuple[str, str], list[list[Outcome]]]) -> str:
     """Markdown: a row for each preset, kind and checkpoint."""
-    head = ("clips", "", "checkpoint", "PSNR, dB", "gain", "of the worst 5%", "least", "left alone", "slope", "best")
+    head = (
+        "clips",
+        "",
+        "checkpoint",
+        "PSNR, dB",
+        "gain",
+        "of the worst 5%",
+        "least",
+        "left alone",
+        "slope",
+        "best",
+        "ST-LPIPS",
+    )
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for (preset, kind), rows in found.items():
         for name, column in zip(names, zip(*rows, strict=True), strict=True):
@@ -98,6 +121,8 @@ def table(names: list[str], found: dict[tuple[str, str], list[list[Outcome]]]) -
                 cells += [f"{gains.mean():+.3f}", f"{worst:+.2f}", f"{gains[0]:+.2f}"]
                 cells += [f"{(values['size'] < LEFT_ALONE).mean():.0%}", f"{np.median([x.slope for x in column]):.2f}"]
                 cells += [f"{np.mean([x.best for x in column]):+.3f}"]
+                if column[0].perceived is not None:
+                    cells += [f"{np.mean([x.perceived for x in column]):+.4f}"]
             lines.append("| " + " | ".join([*cells, *["-"] * (len(head) - len(cells))]) + " |")
     return "\n".join(lines)
 
@@ -126,8 +151,9 @@ def main(argv: list[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table([str(path) for path in args.checkpoints],
-                outcomes(models, dataset, args.presets, args.draws, args.frames)))  # fmt: skip
+    judge = StLpips("alex", "the column ST-LPIPS", "it is empty") if find_file("alex") else None
+    found = outcomes(models, dataset, args.presets, args.draws, args.frames, judge)
+    print(table([str(path) for path in args.checkpoints], found))
     return 0
 
 

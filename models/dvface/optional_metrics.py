@@ -5,6 +5,7 @@ Nothing is ever downloaded: what is absent is "n/a", with the reason. Weights li
 | metric | library | weights |
 |---|---|---|
 | LPIPS (AlexNet) | torchmetrics | HUB/checkpoints/alexnet-owt-7be5be79.pth |
+| ST-LPIPS (AlexNet) | torch | models/weights, or where the package stlpips_pytorch (optional extra) has them |
 | DISTS | torchmetrics | HUB/checkpoints/vgg16-397923af.pth |
 | CLIP-IQA | piq (torchmetrics takes piq's too, and needs transformers) | ~/.cache/clip/RN50.pt, clipiqa_tokens.pt |
 | MUSIQ, NIQE, MANIQA, LIQE | pyiqa (non-commercial: an optional extra) | HUB/pyiqa |
@@ -33,6 +34,7 @@ from scipy import linalg
 
 from .face_region import Box
 from .metrics import EVERY, luma
+from .st_lpips import FILES, PACKAGE, StLpips
 
 FVD_WINDOW = 16
 """Frames of one sample of FVD, as in StyleGAN-V."""
@@ -153,6 +155,19 @@ def _lpips() -> Score:
     return _pairs(LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval())
 
 
+def _st_lpips() -> Score:
+    try:
+        metric = StLpips("alex", "the metric ST-LPIPS", "n/a").eval()
+    except FileNotFoundError as error:
+        raise UnavailableError(f"no weights: {FILES['alex']} comes with {PACKAGE} ({_EXTRA})") from error
+
+    def measure(frame: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return metric(2 * frame[None] - 1, 2 * truth[None] - 1)
+
+    return _pairs(measure)
+
+
 def _dists() -> Score:
     _need_library("torchmetrics", _DEV)
     _need_library("torchvision", _DEV)
@@ -238,6 +253,7 @@ def _vidd() -> Score:
 
 OPTIONAL: dict[str, OptionalMetric] = {
     "LPIPS": OptionalMetric(True, _lpips),
+    "ST-LPIPS": OptionalMetric(True, _st_lpips),
     "DISTS": OptionalMetric(True, _dists),
     "CLIP-IQA": OptionalMetric(False, _clip_iqa),
     "MUSIQ": OptionalMetric(False, _pyiqa("musiq", "musiq_koniq_ckpt-*.pth")),

@@ -41,6 +41,8 @@ LPIPS_VGG = Weights(
     "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth",
 )
 
+WITHOUT_PERCEPTUAL = "per = 0 with ms_ssim and fft > 0, as in configs/nano.toml"
+"""What trains stage 2 without a perceptual network."""
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
 """VGG's five stages (Simonyan and Zisserman 2015): 3x3 convolutions of each, and their channels."""
@@ -143,10 +145,9 @@ class Lpips(nn.Module):
     def __init__(self, field: str):
         super().__init__()
         self.vgg = Vgg("vgg16")
-        alternative = "per = 0 with ms_ssim and fft > 0, as in configs/nano.toml"
-        state = load_weights(VGG16, f"VGG16 for {field} (LPIPS, eq. 14)", alternative)
+        state = load_weights(VGG16, f"VGG16 for {field} (LPIPS, eq. 14)", WITHOUT_PERCEPTUAL)
         self.vgg.load(state, str(weights_folder() / VGG16.name))
-        linear = load_weights(LPIPS_VGG, f"LPIPS' linear layers for {field} (eq. 14)", alternative)
+        linear = load_weights(LPIPS_VGG, f"LPIPS' linear layers for {field} (eq. 14)", WITHOUT_PERCEPTUAL)
         for index, width in enumerate(WIDTHS):
             name = f"lin{index}.model.1.weight"
             if name not in linear or linear[name].shape != (1, width, 1, 1):

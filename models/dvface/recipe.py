@@ -14,9 +14,12 @@ OPTIMIZERS = ("adamw", "muon")
 FLOWS = ("raft", "dis")
 MEASURES = ("mse", "rmse")
 TEMPORAL = ("restored", "error")
+PERCEPTUAL = ("lpips", "st-lpips")
 TUNED = ("restorer", "prior")
 SAMPLE_SHARES = ("recoloured", "defocused", "published", "reduced", "overlaid", "composited")
 """Fields of a recipe that are clips.ClipDataset's."""
+PERCEPTUAL_SIDE = 32
+"""Least side in pixels of what LPIPS and ST-LPIPS see."""
 RAFT_SIDE = 128
 """Least side in pixels of a frame for RAFT."""
 
@@ -136,6 +139,8 @@ class RestorerLoss(Weights):
     `measure` of eq. 13's two errors: "mse" as printed, or "rmse" (`losses.relative_rmse`).
     Within `rec_pixel` and "rmse", `worse`: weight of output that is worse than its input; `unseen`: PSNR in dB above
     which errors count little.
+    `per_of`: the metric of eq. 14, "lpips" as printed, or "st-lpips" (st_lpips.py), whose weights a package index has.
+    `per_crop`: side in pixels of the one square, of one frame of a batch, that it sees; 0 for all of all frames.
     `temp_of`: what eq. 15 holds still along the flow, "restored" frames as printed, or their "error": a blurred picture
     changes little when it is warped, so the printed term asks for blur as well; an error that stays is no flicker.
     `temp_flow`: its optical flow, "raft" or OpenCV's "dis". `temp_from_size`: least crop, in pixels, that has the term.
@@ -148,6 +153,8 @@ class RestorerLoss(Weights):
     worse: float
     unseen: float
     per: float
+    per_of: str
+    per_crop: int
     ms_ssim: float
     fft: float
     temp: float
@@ -159,6 +166,9 @@ class RestorerLoss(Weights):
     def __post_init__(self):
         super().__post_init__()
         check_choice("loss.measure", self.measure, MEASURES)
+        check_choice("loss.per_of", self.per_of, PERCEPTUAL)
+        if 0 < self.per_crop < PERCEPTUAL_SIDE:
+            raise ValueError(f"loss.per_crop: expected 0, or at least {PERCEPTUAL_SIDE}, found {self.per_crop}")
         check_choice("loss.temp_of", self.temp_of, TEMPORAL)
         check_choice("loss.temp_flow", self.temp_flow, FLOWS)
         if self.temp_flow == "raft" and self.temp_from_size < RAFT_SIDE:

@@ -26,6 +26,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("MS-SSIM", "higher", 4),
     Metric("HaarPSI", "higher", 4),
     Metric("LPIPS", "lower", 4),
+    Metric("ST-LPIPS", "lower", 4),
     Metric("DISTS", "lower", 4),
     Metric("CLIP-IQA", "higher", 4),
     Metric("MUSIQ", "higher", 2),

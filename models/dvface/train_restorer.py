@@ -24,8 +24,9 @@ from .frames import to_u8
 from .losses import code_prediction_loss, fft_loss, ms_ssim_loss, relative_rmse, warp_loss
 from .metrics import EVERY, detail, ssim
 from .model import DVFace
-from .perceptual import Lpips
-from .recipe import RestorerRecipe
+from .perceptual import WITHOUT_PERCEPTUAL, Lpips
+from .recipe import RestorerLoss, RestorerRecipe
+from .st_lpips import StLpips, find_file, perceived
 from .stage import Stage, run_stage, sheet_row
 from .training import Task, Validation, psnr
 from .wan_vae import ResidualBlock
@@ -42,6 +43,29 @@ def compute_again(modules: list[nn.Module]) -> None:
     """Gradient checkpointing: each module's inner values are computed again in the backward pass, not stored."""
     for module in modules:
         module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
+
+
+def perceptual_of(weights: RestorerLoss) -> nn.Module | None:
+    """What L_per of eq. 14 is measured by; None where it has no weight. FileNotFoundError without its weights."""
+    if not weights.per:
+        return None
+    field = "train.restorer.loss.per"
+    return Lpips(field) if weights.per_of == "lpips" else StLpips("vgg", f"{field} (eq. 14)", WITHOUT_PERCEPTUAL)
+
+
+def one_square(restored: Tensor, clean: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """A square of `side` pixels of a frame, both at random, of two videos [B, T, 3, H, W]; all of them where side is 0.
+
+    On a CPU a VGG of whole batches takes ten times what everything else takes.
+    """
+    if not side:
+        return restored, clean
+    count, frames, _, height, width = clean.shape
+    b, t, y, x = (
+        int(torch.randint(n, ())) for n in (count, frames, max(1, height - side + 1), max(1, width - side + 1))
+    )
+    where = (slice(b, b + 1), slice(t, t + 1), slice(None), slice(y, y + side), slice(x, x + side))
+    return restored[where], clean[where]
 
 
 class Teacher(nn.Module):
@@ -66,7 +90,8 @@ class RestorerTask(Task):
     `_step`, without the DiT; `latent`, the latent's error after the step relative to that before it; `ssim`, mean gain
     in SSIM; `warp`, E*_warp relative to the clean clips'; `detail`, share of the clean clips' gradients;
     `gain_*_halved`, `gain_*_composited`: on clips at half their size, and with the person before a sharp picture,
-    `face_*`: in the face there. `usage_*`: share of a codebook's entries that these clips use.
+    `face_*`: in the face there. `st_lpips`, change of ST-LPIPS of the middle frame (below 0: better), where its weights
+    are found. `usage_*`: share of a codebook's entries that these clips use.
     """
 
     name = "restorer"
@@ -89,9 +114,12 @@ class RestorerTask(Task):
                 book.requires_grad_(False)
         self.stage = stage
         weights = self.recipe.loss
-        self.lpips = Lpips("train.restorer.loss.per") if weights.per else None
+        self.perceptual = perceptual_of(weights)
         self.flow = flow_by_name(weights.temp_flow, "train.restorer.loss.temp_flow") if weights.temp else None
-        self.fixed.extend(module for module in (self.lpips, self.flow) if isinstance(module, nn.Module))
+        self.judge = StLpips("alex", "", "") if find_file("alex") else None
+        self.fixed.extend(
+            module for module in (self.perceptual, self.judge, self.flow) if isinstance(module, nn.Module)
+        )
         if self.recipe.checkpointing:
             blocks = [module for module in model.vae.decoder.modules() if isinstance(module, ResidualBlock)]
             compute_again([*model.dit.blocks, *blocks])
@@ -145,8 +173,8 @@ class RestorerTask(Task):
         ):
             is_mse = weights.measure == "mse"
             terms[name] = F.mse_loss(after, truth) if is_mse else relative_rmse(after, truth, before, *harm)
-        if self.lpips is not None:
-            terms["per"] = self.lpips(restored, clean)
+        if self.perceptual is not None:
+            terms["per"] = self.perceptual(*one_square(restored, clean, weights.per_crop))
         if weights.ms_ssim:
             terms["ms_ssim"] = ms_ssim_loss(restored, clean)
         if weights.fft:
@@ -194,6 +222,8 @@ class RestorerTask(Task):
             truth, found, bad = (to_u8(video[0]).cpu().numpy() for video in (clean, restored, degraded))
             add(f"ssim_{preset}", ssim(found, truth) - ssim(bad, truth))
             add(f"warp_{preset}", warp_error(found).value / warp_error(truth).value)
+            if self.judge is not None:
+                add(f"st_lpips_{preset}", perceived(self.judge, restored, clean, degraded))
             everywhere = np.ones((len(truth[::EVERY]), *truth.shape[1:3]), bool)
             add(f"detail_{preset}", detail(found, truth, everywhere))
             count = len(values[f"gain_{preset}"])

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -103,7 +104,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path}: expected a file of weights, found none")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    # torchvision's older files (VGG) are of the format before PyTorch 1.6, no archive, which cannot be mapped.
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: expected a state dict, names to tensors, found {type(state).__name__}")
     return dict(state)

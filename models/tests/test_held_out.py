@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from made_up_clips import write_cache
+from test_st_lpips import write_weights
 
 from dvface import held_out
 from dvface.clips import ClipDataset
@@ -73,7 +74,15 @@ def test_each_checkpoint_sees_the_same_clips(cache, checkpoints, capsys):
             assert start[4:8] == ["+0.000", "+0.00", "+0.00", "100%"] and brighter[7] == "0%"
             assert float(brighter[4]) < -1
         else:
-            assert start[4:] == ["-"] * 6
+            assert start[4:] == ["-"] * 7
+
+
+def test_what_is_perceived_has_its_column(cache, checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DVFACE_WEIGHTS", str(tmp_path))
+    write_weights(tmp_path, "alex")
+    assert held_out.main(["tiny", *map(str, checkpoints), "--cache", str(cache), "--presets", "light"]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[-1] == "+0.0000" for row in rows] == [True, False] * 2
 
 
 def test_draws_differ_and_come_again(cache):

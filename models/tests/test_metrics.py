@@ -269,6 +269,7 @@ def test_without_weights_every_metric_says_what_is_missing(hub: Path) -> None:
     assert set(reasons) == {*optional_metrics.OPTIONAL, "DOVER"}
     assert "alexnet-owt-7be5be79.pth" in reasons["LPIPS"] and "checkpoints" in reasons["LPIPS"]
     assert "vgg16-397923af.pth" in reasons["DISTS"]
+    assert reasons["ST-LPIPS"].startswith("no weights: alex_shift_tolerant.pth comes with")
     assert "RN50.pt is not in ~/.cache/clip" in reasons["CLIP-IQA"]
     assert "non-commercial" in reasons["DOVER"]
     with pytest.raises(UnavailableError, match="i3d_torchscript.pt"):

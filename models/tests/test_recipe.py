@@ -81,6 +81,8 @@ def changed(path: str, value: object = None) -> dict:
         ("train.restorer.loss.measure", "psnr", "train.restorer.loss.measure: expected one of mse, rmse, found 'psnr'"),
         ("train.restorer.optimizer", "sgd", "train.restorer.optimizer: expected one of adamw, muon, found 'sgd'"),
         ("train.restorer.tune", "vae", "train.restorer.tune: expected one of restorer, prior, found 'vae'"),
+        ("train.restorer.loss.per_of", "x", "train.restorer.loss.per_of: expected one of lpips, st-lpips, found 'x'"),
+        ("train.restorer.loss.per_crop", 16, "train.restorer.loss.per_crop: expected 0, or at least 32, found 16"),
         ("train.restorer.loss.temp_of", "x", "train.restorer.loss.temp_of: expected one of restored, error, found 'x'"),
         ("train.restorer.loss.temp_flow", "x", "train.restorer.loss.temp_flow: expected one of raft, dis, found 'x'"),
         ("train.restorer.loss.temp_flow", "raft", "train.restorer.loss.temp_from_size: expected at least 128 for RAFT"),

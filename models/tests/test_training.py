@@ -448,7 +448,11 @@ def with_loss(tmp_path: Path, stage: str, **values: object) -> str:
     ("stage", "values", "file"),
     [
         ("codes", {"per": 1.0}, "vgg19-dcbb9e9d.pth: expected the weights of VGG19 for train.codes.loss.per"),
-        ("restorer", {"per": 1.0}, "vgg16-397923af.pth: expected the weights of VGG16 for train.restorer.loss.per"),
+        (
+            "restorer",
+            {"per": 1.0, "per_of": "lpips"},
+            "vgg16-397923af.pth: expected the weights of VGG16 for train.restorer.loss.per",
+        ),
         ("restorer", {"temp_flow": "raft", "temp_from_size": 128}, "temp_flow"),
     ],
 )
@@ -476,7 +480,10 @@ class FakeLoss(torch.nn.Module):
 def test_perceptual_terms_take_part(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(train_prior, "VggLoss", FakeLoss)
     monkeypatch.setattr(train_restorer, "Lpips", FakeLoss)
-    for name, kind, others in (("codes", CodesTask, {}), ("restorer", RestorerTask, {"ms_ssim": 0.0, "fft": 0.0})):
+    for name, kind, others in (
+        ("codes", CodesTask, {}),
+        ("restorer", RestorerTask, {"per_of": "lpips", "per_crop": 0, "ms_ssim": 0.0, "fft": 0.0}),
+    ):
         stage = stage_of(name, cache, tmp_path)
         loss = dataclasses.replace(stage.recipe.loss, per=0.25, **others)
         stage.recipe = dataclasses.replace(stage.recipe, loss=loss)

@@ -97,6 +97,13 @@ def test_wan_weights_that_differ_are_refused(tmp_path):
         read_state(tmp_path / "nested.pt")
 
 
+def test_checkpoints_before_pytorch_1_6_are_read(tmp_path):
+    """torchvision's files of VGG are in that format, which cannot be mapped into memory."""
+    for zipped in (False, True):
+        torch.save({"x": torch.arange(3.0)}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        assert torch.equal(read_state(tmp_path / "x.pth")["x"], torch.arange(3.0))
+
+
 @pytest.mark.skipif(not WAN.is_dir(), reason=NO_WAN)
 def test_diffusers_names_are_understood():
     """Every tensor of the released models, and a state dict in their layout."""
