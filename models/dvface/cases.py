@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .degradation import Degradation
+from .degradation import PRESETS, Degradation
 from .video import read_video
 
 INPUT, TRUTH = "input", "GT"
@@ -29,7 +29,8 @@ class Case:
     """One clip under one degradation.
 
     preset: of `degradation.PRESETS`, or "" where the degraded clip is given. clean: file of the ground truth, or None.
-    degraded: file of the degraded clip, or None where it is made from the clean one. outputs: files by method.
+    degraded: file of the degraded clip, or None where it is made from the clean one. outputs: files by method. draw:
+    which of the preset's degradations of the clip, from 0.
     """
 
     dataset: str
@@ -38,15 +39,22 @@ class Case:
     clean: Path | None
     degraded: Path | None
     outputs: dict[str, Path] = field(default_factory=dict)
+    draw: int = 0
+
+    @property
+    def stem(self) -> str:
+        """Name of files of this case, without suffix."""
+        return Path(self.clip).stem + (f"-draw{self.draw}" if self.draw else "")
 
     def read(self, frames: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Degraded and clean frames, u8 RGB [T, H, W, 3] each; the first `frames` of them, or all.
 
-        The seed of a preset follows from file name and preset. ValueError for files of different length or size.
+        The seed of a preset follows from file name, preset and draw. ValueError for files of different length or size.
         """
         truth = None if self.clean is None else read_video(self.clean, count=frames)
         if self.degraded is None:
-            seed = zlib.crc32(f"{self.clip}:{self.preset}".encode())
+            named = (self.clip, self.preset, *([str(self.draw)] if self.draw else []))
+            seed = zlib.crc32(":".join(named).encode())
             return Degradation(self.preset, seed)(truth), truth
         degraded = read_video(self.degraded, count=frames)
         if truth is not None and truth.shape != degraded.shape:
@@ -68,10 +76,11 @@ def read_output(path: Path, expected: tuple[int, ...], frames: int | None) -> np
     return output
 
 
-def folder_cases(folder: Path, pattern: str, presets: Iterable[str], truth: bool = True) -> list[Case]:
+def folder_cases(folder: Path, pattern: str, presets: Iterable[str], truth: bool = True, draws: int = 1) -> list[Case]:
     """Cases of a folder: one published clip where it holds LQ.mp4, else clips by `pattern`.
 
-    truth: the clips are clean, and each of `presets` makes a case of each; otherwise they are degraded already.
+    truth: the clips are clean, and each of `presets` makes `draws` cases of each (`clean`, where no two differ, one);
+    otherwise they are degraded already.
     ValueError where nothing fits.
     """
     if not folder.is_dir():
@@ -88,7 +97,12 @@ def folder_cases(folder: Path, pattern: str, presets: Iterable[str], truth: bool
     name = folder.resolve().name
     if not truth:
         return [Case(name, "", clip.name, None, clip) for clip in clips]
-    return [Case(name, preset, clip.name, clip, None) for preset in presets for clip in clips]
+    return [
+        Case(name, preset, clip.name, clip, None, draw=draw)
+        for preset in presets
+        for clip in clips
+        for draw in range(draws if PRESETS[preset].steps else 1)
+    ]
 
 
 def pair_cases(degraded: Path, clean: Path, pattern: str) -> list[Case]:
@@ -103,15 +117,15 @@ def pair_cases(degraded: Path, clean: Path, pattern: str) -> list[Case]:
 
 
 def result_file(folder: Path, case: Case) -> Path:
-    """The output for a case in a folder of results: FOLDER/PRESET/CLIP or FOLDER/CLIP, with any suffix of a video.
+    """The output for a case in a folder of results: FOLDER/PRESET/CLIP or FOLDER/CLIP, with any suffix of a video; of
+    further draws CLIP-drawN.
 
     ValueError, with the places looked at, where there is none or more than one.
     """
-    stem = Path(case.clip).stem
     places = [folder / case.preset] if case.preset and (folder / case.preset).is_dir() else [folder]
-    found = [path for place in places for path in sorted(place.glob("*")) if path.is_file() and path.stem == stem]
+    found = [path for place in places for path in sorted(place.glob("*")) if path.is_file() and path.stem == case.stem]
     if len(found) != 1:
-        raise ValueError(f"{places[0]}: expected one file {stem}.*, found {len(found)}")
+        raise ValueError(f"{places[0]}: expected one file {case.stem}.*, found {len(found)}")
     return found[0]
 
 

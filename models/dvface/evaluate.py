@@ -1,10 +1,10 @@
 """Measures bundles on face clips: degrades the clips, restores them through the GStreamer element, compares.
 
     python -m dvface.evaluate --model models/dvface-nano --data DIR [--presets strong medium light clean]
-        [--baselines] [--results NAME=FOLDER] [--out FOLDER]
+        [--draws 3] [--baselines] [--results NAME=FOLDER] [--out FOLDER]
 
-DIR holds clean clips, which are degraded here (the seed follows from file name and preset), or one published clip:
-LQ.mp4, outputs of methods NAME.mp4 and, if there is one, GT.mp4. Other clips: --input FILE [--truth FILE],
+DIR holds clean clips, which are degraded here (the seed follows from file name, preset and draw), or one published
+clip: LQ.mp4, outputs of methods NAME.mp4 and, if there is one, GT.mp4. Other clips: --input FILE [--truth FILE],
 --pairs DEGRADED CLEAN, --no-truth.
 
 What is measured is what ships: the frames go through `gst-launch-1.0 … ! dvfacerestore ! …` as raw RGB, without a
@@ -67,7 +67,8 @@ def evaluate(cases: list[Case], settings: Settings, meter: Meter) -> tuple[list[
     records: list[Record] = []
     views: list[Views] = []
     total = sum(1 + len(settings.methods) + len(case.outputs) + (case.clean is not None) for case in cases)
-    alone = {case.dataset for case in cases if sum(other.dataset == case.dataset for other in cases) == 1}
+    firsts = [case.dataset for case in cases if not case.draw]
+    alone = {dataset for dataset in firsts if firsts.count(dataset) == 1}
     with tqdm(total=total, unit="clip", disable=not sys.stderr.isatty()) as progress:
         for case in cases:
             degraded, truth = case.read(settings.frames)
@@ -76,17 +77,18 @@ def evaluate(cases: list[Case], settings: Settings, meter: Meter) -> tuple[list[
             for name, clip in _outputs(case, degraded, truth, settings):
                 progress.set_postfix_str(" ".join(part for part in (case.preset, case.clip, name) if part))
                 records += meter.measure_truth(scene) if name == TRUTH else meter.measure(scene, name, clip)
-                if settings.pictures:
+                if settings.pictures and not case.draw:
                     _add_view(view, scene, name, clip)
                 if settings.save and name != TRUTH:
-                    write_output(settings.save / name / case.preset / f"{Path(case.clip).stem}.mkv", clip)
+                    write_output(settings.save / name / case.preset / f"{case.stem}.mkv", clip)
                 progress.update()
-            views.append(view)
+            if not case.draw:
+                views.append(view)
     blocks = dict.fromkeys((record.dataset, record.preset, record.method) for record in records)
     records += [meter.fvd(*block) for block in blocks if block[2] != TRUTH]
     records += [
-        Record(*key, "DOVER", float("nan"), meter.reasons["DOVER"])
-        for key in dict.fromkeys((record.dataset, record.preset, record.clip, record.method) for record in records)
+        Record(*key, "DOVER", float("nan"), meter.reasons["DOVER"], draw)
+        for *key, draw in dict.fromkeys((r.dataset, r.preset, r.clip, r.method, r.draw) for r in records)
         if key[2] != ALL_CLIPS
     ]
     return records + warp_ratios(records), views
@@ -195,7 +197,9 @@ def methods_of(args: argparse.Namespace) -> tuple[dict[str, Method], list[str]]:
 def cases_of(args: argparse.Namespace) -> list[Case]:
     """Everything to measure. ValueError where there is nothing, or a folder does not hold what it should."""
     cases = [
-        case for folder in args.data for case in folder_cases(folder, args.pattern, args.presets, args.truth_known)
+        case
+        for folder in args.data
+        for case in folder_cases(folder, args.pattern, args.presets, args.truth_known, args.draws)
     ]
     if args.pairs:
         cases += pair_cases(*args.pairs, args.pattern)
@@ -208,7 +212,7 @@ def cases_of(args: argparse.Namespace) -> list[Case]:
         raise ValueError("--truth: expected --input too")
     if not cases:
         raise ValueError("expected --data, --pairs or --input")
-    names = [(case.dataset, case.preset, case.clip) for case in cases]
+    names = [(case.dataset, case.preset, case.clip) for case in cases if not case.draw]
     for name in names:
         if names.count(name) > 1:
             shown = "/".join(part for part in name if part)
@@ -224,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, nargs="+", default=[], help="folders of clean clips, or of one published clip each")
     add("--pattern", default="*.mp4", help="which files of a folder (default *.mp4)")
     add("--presets", nargs="+", choices=list(PRESETS), default=["strong", "medium", "light", "clean"])
+    add(
+        "--draws", type=int, default=1, help="degradations of each clip and preset (default 1); pictures show the first"
+    )
     add("--no-truth", dest="truth_known", action="store_false", help="the clips of --data are degraded already")
     add("--pairs", type=Path, nargs=2, metavar=("DEGRADED", "CLEAN"), help="two folders with files of the same names")
     add("--input", type=Path, help="one degraded clip")
@@ -245,6 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.frames is not None and args.frames < 1:
             raise ValueError(f"--frames: expected 1 or more, found {args.frames}")
+        if args.draws < 1:
+            raise ValueError(f"--draws: expected 1 or more, found {args.draws}")
         cases = cases_of(args)
         methods, notes = methods_of(args)
         given = [record for path in args.scores for record in read_csv(path)]
@@ -275,7 +284,7 @@ def merge_scores(records: list[Record], given: list[Record]) -> list[Record]:
     """Figures measured elsewhere take the place of ours for the same clip, method and metric, or are added."""
 
     def key(record: Record) -> tuple[str, ...]:
-        return record.dataset, record.preset, record.clip, record.method, record.metric
+        return record.dataset, record.preset, record.clip, str(record.draw), record.method, record.metric
 
     merged = {key(record): record for record in records}
     merged |= {key(record): record for record in given}

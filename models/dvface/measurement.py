@@ -105,7 +105,7 @@ class Meter:
         return Record(dataset, preset, ALL_CLIPS, method, "FVD", value, note)
 
     def _records(self, case: Case, method: str, figures: list[tuple[str, float, str]]) -> list[Record]:
-        return [Record(case.dataset, case.preset, case.clip, method, *figure) for figure in figures]
+        return [Record(case.dataset, case.preset, case.clip, method, *figure, case.draw) for figure in figures]
 
     def _collect(self, scene: Scene, method: str, clip: np.ndarray) -> None:
         if self._i3d is not None:
@@ -161,7 +161,7 @@ def warp_ratios(records: list[Record]) -> list[Record]:
         if record.metric == "E*_warp" and record.method == TRUTH and record.value > 0
     }
     return [
-        Record(*key, record.method, "E*_warp / GT", record.value / own[key])
+        Record(*key, record.method, "E*_warp / GT", record.value / own[key], draw=record.draw)
         for record in records
         if record.metric == "E*_warp" and (key := (record.dataset, record.preset, record.clip)) in own
     ]

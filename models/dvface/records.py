@@ -51,7 +51,7 @@ ALL_CLIPS = "*"
 
 @dataclass(frozen=True)
 class Record:
-    """One figure. value: NaN where there is none, `note` then says why."""
+    """One figure. value: NaN where there is none, `note` then says why. draw: as in `cases.Case`."""
 
     dataset: str
     preset: str
@@ -60,10 +60,12 @@ class Record:
     metric: str
     value: float
     note: str = ""
+    draw: int = 0
 
 
 def write_csv(path: Path, records: list[Record]) -> None:
-    """One row a figure: dataset, preset, clip, method, metric, value ("n/a" where there is none), note (the reason).
+    """One row a figure: dataset, preset, clip, method, metric, value ("n/a" where there is none), note (the reason),
+    draw.
 
     `clip` is "*" for a figure of all clips together.
     """
@@ -71,16 +73,16 @@ def write_csv(path: Path, records: list[Record]) -> None:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Record)])
         for record in records:
-            *keys, value, note = astuple(record)
-            writer.writerow([*keys, "n/a" if math.isnan(value) else f"{value:.6g}", note])
+            *keys, value, note, draw = astuple(record)
+            writer.writerow([*keys, "n/a" if math.isnan(value) else f"{value:.6g}", note, draw])
 
 
 def read_csv(path: Path) -> list[Record]:
-    """Figures measured elsewhere, in the form of `write_csv`; the column `note` may be absent.
+    """Figures measured elsewhere, in the form of `write_csv`; the columns `note` and `draw` may be absent.
 
-    ValueError for a missing column, an unknown metric or a value that is no number.
+    ValueError for a missing column, an unknown metric, a value or a draw that is no number.
     """
-    needed = [field.name for field in fields(Record) if field.name != "note"]
+    needed = [field.name for field in fields(Record) if field.name not in ("note", "draw")]
     records = []
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
@@ -99,5 +101,8 @@ def read_csv(path: Path) -> list[Record]:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"--scores {path}, line {reader.line_num}: value: expected a number or n/a, "
                                  f"found {row['value']!r}") from error  # fmt: skip
-            records.append(Record(*(row[name] for name in needed[:-1]), value, row.get("note") or ""))
+            draw = row.get("draw") or "0"
+            if not draw.isdecimal():
+                raise ValueError(f"--scores {path}, line {reader.line_num}: draw: expected 0 or more, found {draw!r}")
+            records.append(Record(*(row[name] for name in needed[:-1]), value, row.get("note") or "", int(draw)))
     return records

@@ -12,13 +12,14 @@ ALL_PRESETS = "mean of " + ", ".join(MEAN_OF)
 
 DEFINITIONS = """\
 How these are measured: restored by the GStreamer element, raw RGB in and out. A clip's figure is the mean over its
-frames, a table's the mean over clips. PSNR: RGB, in dB, all frames (at most 100 dB a frame); PSNR-Y: full-range BT.601
-luma. SSIM, MS-SSIM, HaarPSI (RGB), Sharpness, Detail: every fourth frame. E*_warp (x 1e-3): optical flow by OpenCV's
-DIS (preset medium) between adjacent frames of the clip itself, half resolution, forward-backward occlusion mask;
-E*_warp / GT: relative to that of the ground truth, mean of the clips' ratios. Sharpness: gradient energy of the luma in
-the face relative to the ground truth (noise and blocks count); Detail: share of the ground truth's gradients that is
-there (noise does not count). The face: the ellipse in the box that --detector finds, without one the middle of the
-frame (45% of its width, 62% of its height). Bold: the best but for GT, nearest to 1 where the arrow says so."""
+frames, a table's the mean over clips and draws (degradations of a clip). PSNR: RGB, in dB, all frames (at most 100 dB a
+frame); PSNR-Y: full-range BT.601 luma. SSIM, MS-SSIM, HaarPSI (RGB), Sharpness, Detail: every fourth frame. E*_warp
+(x 1e-3): optical flow by OpenCV's DIS (preset medium) between adjacent frames of the clip itself, half resolution,
+forward-backward occlusion mask; E*_warp / GT: relative to that of the ground truth, mean of the clips' ratios.
+Sharpness: gradient energy of the luma in the face relative to the ground truth (noise and blocks count); Detail: share
+of the ground truth's gradients that is there (noise does not count). The face: the ellipse in the box that --detector
+finds, without one the middle of the frame (45% of its width, 62% of its height). Bold: the best but for GT, nearest to
+1 where the arrow says so."""
 
 
 def mean_value(records: Iterable[Record]) -> float:
@@ -83,7 +84,8 @@ def paper_table(records: list[Record]) -> str:
         for preset in presets:
             chosen = [record for record in of_dataset if record.preset == preset]
             clips = len({record.clip for record in chosen if record.clip != ALL_CLIPS})
-            counted = f"{clips} clip" + ("s" if clips != 1 else "")
+            draws = 1 + max(record.draw for record in chosen)
+            counted = f"{clips} clip" + ("s" if clips != 1 else "") + (f" of {draws} draws" if draws > 1 else "")
             title = ", ".join(part for part in (dataset, preset, counted) if part)
             blocks.append(_block(title, chosen))
         if set(MEAN_OF) <= set(presets):
@@ -103,33 +105,52 @@ def _reasons(records: list[Record]) -> str:
 
 
 def gain_table(records: list[Record], method: str) -> str:
-    """Markdown: PSNR and SSIM of input and `method`, a row a clip, with mean and least gain of each preset.
+    """Markdown: PSNR and SSIM of input and `method`, a row a clip (means over its draws, the least gain of one), and
+    for each preset the means, the least gain of a clip, and how many draws came out below their input.
 
     Empty where no clip has a ground truth.
     """
     values = {
-        (record.dataset, record.preset, record.clip, record.method, record.metric): record.value for record in records
+        (record.dataset, record.preset, record.clip, record.draw, record.method, record.metric): record.value
+        for record in records
     }
-    groups: dict[tuple[str, str], list[tuple[str, list[float]]]] = {}
-    for dataset, preset, clip, name, metric in values:
-        if name != method or metric != "PSNR" or math.isnan(values[dataset, preset, clip, name, metric]):
-            continue
-        figures = [values[dataset, preset, clip, who, what] for what in ("PSNR", "SSIM") for who in (INPUT, method)]
-        groups.setdefault((dataset, preset), []).append((clip, figures))
+    groups: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
+    for (dataset, preset, clip, draw, name, metric), value in values.items():
+        if name == method and metric == "PSNR" and not math.isnan(value):
+            figures = [
+                values[dataset, preset, clip, draw, who, what] for what in ("PSNR", "SSIM") for who in (INPUT, method)
+            ]
+            groups.setdefault((dataset, preset), {}).setdefault(clip, []).append(figures)
     if not groups:
         return ""
     lines = [
-        "| data | preset | clip | PSNR in | PSNR out | gain dB | least gain | SSIM in | SSIM out |",
-        "|---" * 9 + "|",
+        "| data | preset | clip | PSNR in | PSNR out | gain dB | least gain | below input | SSIM in | SSIM out |",
+        "|---" * 10 + "|",
     ]
-    for (dataset, preset), rows in groups.items():
-        for clip, (a, b, c, d) in rows:
-            lines.append(f"| {dataset} | {preset} | {clip} | {a:.2f} | {b:.2f} | {b - a:+.2f} | | {c:.4f} | {d:.4f} |")
-        a, b, c, d = (sum(column) / len(rows) for column in zip(*(figures for _, figures in rows), strict=True))
+    for (dataset, preset), clips in groups.items():
+        means = {clip: _means(draws) for clip, draws in clips.items()}
+        for clip, draws in clips.items():
+            least = f"{min(x[1] - x[0] for x in draws):+.2f}" if len(draws) > 1 else ""
+            lines.append(_gain_row(dataset, preset, clip, means[clip], least, _below(draws)))
+        least, worst = min((x[1] - x[0], clip) for clip, x in means.items())
+        every = [draw for draws in clips.values() for draw in draws]
         bold = f"**{preset}**" if preset else ""
-        least, worst = min((figures[1] - figures[0], clip) for clip, figures in rows)
-        lines.append(
-            f"| {dataset} | {bold} | **mean** | {a:.2f} | {b:.2f} | {b - a:+.2f} | {least:+.2f} ({worst}) "
-            f"| {c:.4f} | {d:.4f} |"
-        )
+        total = _means(list(means.values()))
+        lines.append(_gain_row(dataset, bold, "**mean**", total, f"{least:+.2f} ({worst})", _below(every)))
     return "\n".join(lines)
+
+
+def _means(rows: list[list[float]]) -> list[float]:
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def _below(draws: list[list[float]]) -> str:
+    """How many of the draws lost PSNR."""
+    return f"{sum(x[1] < x[0] for x in draws)} of {len(draws)}"
+
+
+def _gain_row(dataset: str, preset: str, clip: str, figures: list[float], least: str, below: str) -> str:
+    a, b, c, d = figures
+    return (
+        f"| {dataset} | {preset} | {clip} | {a:.2f} | {b:.2f} | {b - a:+.2f} | {least} | {below} | {c:.4f} | {d:.4f} |"
+    )

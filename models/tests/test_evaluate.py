@@ -1,6 +1,7 @@
 """Evaluation: which clips are read, tables and files of figures, cheap filters, and all of it through the element."""
 
 import csv
+import dataclasses
 import os
 import sys
 import warnings
@@ -108,6 +109,20 @@ def test_degradation_is_seeded_by_file_name_and_preset(tmp_path: Path) -> None:
     assert folder_cases(tmp_path, "*.mkv", ["light"])[0].read(5)[0].shape == (5, 32, 32, 3)
 
 
+def test_draws_of_a_preset_differ_and_the_first_is_the_one_without_draws(tmp_path: Path) -> None:
+    write_output(tmp_path / "clip.mkv", moving())
+    first, second, third, clean = folder_cases(tmp_path, "*.mkv", ["strong", "clean"], draws=3)
+    assert [(case.preset, case.draw) for case in (first, second, third, clean)] == [
+        ("strong", 0), ("strong", 1), ("strong", 2), ("clean", 0),
+    ]  # fmt: skip
+    assert first == folder_cases(tmp_path, "*.mkv", ["strong"])[0]
+    (a, _), (b, _), (again, _) = first.read(), second.read(), second.read()
+    assert not np.array_equal(a, b) and np.array_equal(b, again)
+    assert (first.stem, second.stem) == ("clip", "clip-draw1")
+    touch(tmp_path / "results" / "strong" / "clip-draw1.mkv")
+    assert result_file(tmp_path / "results", second).name == "clip-draw1.mkv"
+
+
 def test_saved_clips_come_back_byte_for_byte(tmp_path: Path) -> None:
     clip = np.random.default_rng(0).integers(0, 256, (3, 33, 35, 3), dtype=np.uint8)
     write_output(tmp_path / "ours" / "strong" / "a.mkv", clip)
@@ -198,19 +213,36 @@ def test_gain_table_has_the_least_gain() -> None:
         for method, value in (("input", before), ("ours", after)):
             records += [record("PSNR", method, value, clip=clip), record("SSIM", method, value / 100, clip=clip)]
     lines = report.gain_table(records, "ours").splitlines()
-    assert lines[2] == "| data | strong | a.mp4 | 28.00 | 30.00 | +2.00 | | 0.2800 | 0.3000 |"
-    assert lines[4] == "| data | **strong** | **mean** | 29.00 | 29.75 | +0.75 | -0.50 (b.mp4) | 0.2900 | 0.2975 |"
+    assert lines[2] == "| data | strong | a.mp4 | 28.00 | 30.00 | +2.00 |  | 0 of 1 | 0.2800 | 0.3000 |"
+    mean = "| data | **strong** | **mean** | 29.00 | 29.75 | +0.75 | -0.50 (b.mp4) | 1 of 2 | 0.2900 | 0.2975 |"
+    assert lines[4] == mean
     assert report.gain_table([record("PSNR", "ours", NAN)], "ours") == ""
+
+
+def test_draws_of_a_clip_are_one_row() -> None:
+    """The least of a clip's draws is in its row, the least of the clips' means below."""
+    records = []
+    for draw, after in enumerate((31.0, 29.0)):
+        for clip, shift in (("a.mp4", 0.0), ("b.mp4", 0.5)):
+            for method, value in (("input", 28.0), ("ours", after - 1.5 + shift)):
+                for metric in ("PSNR", "SSIM"):
+                    records.append(dataclasses.replace(record(metric, method, value, clip=clip), draw=draw))
+    lines = report.gain_table(records, "ours").splitlines()
+    assert lines[2] == "| data | strong | a.mp4 | 28.00 | 28.50 | +0.50 | -0.50 | 1 of 2 | 28.0000 | 28.5000 |"
+    assert "| -0.00 |" in lines[3] or "| +0.00 | 0 of 2 |" in lines[3]
+    assert lines[4].split(" | ")[5:8] == ["+0.75", "+0.50 (a.mp4)", "1 of 4"]
+    assert report.paper_table(records).splitlines()[0] == "### data, strong, 2 clips of 2 draws"
 
 
 def test_figures_survive_the_csv(tmp_path: Path) -> None:
     records = [record("PSNR", "ours", 30.125), record("LPIPS", "ours", NAN, note="no weights, none")]
+    records[0] = dataclasses.replace(records[0], draw=2)
     write_csv(tmp_path / "a.csv", records)
     with (tmp_path / "a.csv").open() as file:
         assert list(csv.reader(file)) == [
-            ["dataset", "preset", "clip", "method", "metric", "value", "note"],
-            ["data", "strong", "a.mp4", "ours", "PSNR", "30.125", ""],
-            ["data", "strong", "a.mp4", "ours", "LPIPS", "n/a", "no weights, none"],
+            ["dataset", "preset", "clip", "method", "metric", "value", "note", "draw"],
+            ["data", "strong", "a.mp4", "ours", "PSNR", "30.125", "", "2"],
+            ["data", "strong", "a.mp4", "ours", "LPIPS", "n/a", "no weights, none", "0"],
         ]
     back = read_csv(tmp_path / "a.csv")
     assert back[0] == records[0]
@@ -228,6 +260,9 @@ def test_scores_of_others_are_checked_and_take_the_place_of_ours(tmp_path: Path)
         read_csv(path)
     path.write_text(head + "data,strong,a.mp4,ours,DOVER,good\n")
     with pytest.raises(ValueError, match="line 2: value: expected a number or n/a, found 'good'"):
+        read_csv(path)
+    path.write_text(head.replace("\n", ",draw\n") + "data,strong,a.mp4,ours,DOVER,1,-1\n")
+    with pytest.raises(ValueError, match="line 2: draw: expected 0 or more, found '-1'"):
         read_csv(path)
     path.write_text(head + "data,strong,a.mp4,ours,DOVER,0.8\n")
     merged = evaluate.merge_scores([record("PSNR", "ours", 30), record("DOVER", "ours", NAN, note="x")], read_csv(path))
@@ -321,7 +356,7 @@ def test_evaluation_through_the_element(
     assert rows["Detail →1"][2] == "**1.000**"
     assert rows["LPIPS ↓"][:3] == ["n/a"] * 3
     assert "MS-SSIM: expected sides of at least 161 pixels, found 32x32" in printed
-    assert "| lq |  | a.mkv | 48.13 | 100.00 | +51.87 | |" in printed
+    assert "| lq |  | a.mkv | 48.13 | 100.00 | +51.87 |  | 0 of 1 |" in printed
     assert (out / "table.md").read_text() == printed
     figures = {(r.clip, r.method, r.metric): r.value for r in read_csv(out / "results.csv")}
     assert figures["a.mkv", "ours", "PSNR"] == figures["b.mkv", "copy", "PSNR"] == 100.0
@@ -362,6 +397,23 @@ def test_fvd_is_of_all_clips_of_a_block(weightless: None, tmp_path: Path) -> Non
     assert meter.fvd("data", "strong", "input").clip == "*"
 
 
+def test_draws_are_measured_apart_and_drawn_once(weightless: None, tmp_path: Path) -> None:
+    write_output(tmp_path / "real" / "a.mkv", moving())
+    for draw in ("", "-draw1"):
+        write_output(tmp_path / "mine" / "light" / f"a{draw}.mkv", moving())
+    arguments = ["--data", str(tmp_path / "real"), "--pattern", "*.mkv", "--presets", "light", "--draws", "2"]
+    arguments += ["--results", str(tmp_path / "mine"), "--out", str(tmp_path / "out")]
+    assert evaluate.main([*arguments, "--save", str(tmp_path / "kept")]) == 0
+    found = {(r.draw, r.method): r.value for r in read_csv(tmp_path / "out" / "results.csv") if r.metric == "PSNR"}
+    assert set(found) == {(draw, method) for draw in (0, 1) for method in ("input", "mine")}
+    assert found[0, "input"] != found[1, "input"] and found[1, "mine"] == 100
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "sheet-real-light.png", "time-real-light-a.png", "psnr-real-light-a.png",
+    }  # fmt: skip
+    kept = [read_video(tmp_path / "kept" / "input" / "light" / f"a{draw}.mkv") for draw in ("", "-draw1")]
+    assert not np.array_equal(*kept)
+
+
 def test_clips_without_truth_get_what_needs_none(
     weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -384,6 +436,7 @@ def test_clips_without_truth_get_what_needs_none(
         (["--truth", "a.mp4"], "--truth: expected --input too"),
         (["--input", "none.mp4"], "none.mp4: no such file"),
         (["--data", "none"], "none: no such folder"),
+        (["--draws", "0"], "--draws: expected 1 or more, found 0"),
         (["--frames", "0"], "--frames: expected 1 or more, found 0"),
         (["--data", "DATA", "DATA", "--pattern", "a*"], "a.mp4: expected different names"),
         (["--data", "DATA", "--results", "x=none"], "--results x=none: no such folder"),
