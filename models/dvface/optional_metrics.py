@@ -9,7 +9,7 @@ Nothing is ever downloaded: what is absent is "n/a", with the reason. Weights li
 | DISTS | torchmetrics | HUB/checkpoints/vgg16-397923af.pth |
 | CLIP-IQA | piq (torchmetrics takes piq's too, and needs transformers) | ~/.cache/clip/RN50.pt, clipiqa_tokens.pt |
 | MUSIQ, NIQE, MANIQA, LIQE | pyiqa (non-commercial: an optional extra) | HUB/pyiqa |
-| AKD | mediapipe (optional extra) | HUB/checkpoints/face_landmarker.task |
+| AKD | mediapipe (optional extra) | its own up to version 0.10.21, later ones HUB/checkpoints/face_landmarker.task |
 | VIDD | torch | HUB/checkpoints/arcface_resnet18.torchscript.pt: grey [N, 1, 128, 128] in [-1, 1] to [N, C] |
 | FVD | torch | HUB/checkpoints/i3d_torchscript.pt, StyleGAN-V's |
 
@@ -23,9 +23,10 @@ import importlib.util
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -214,17 +215,31 @@ def keypoint_distance(subject: Subject, landmarks: Landmarks) -> float:
     return float(np.mean(distances)) if distances else float("nan")
 
 
+def _points(face: Iterable[Any]) -> np.ndarray:
+    """MediaPipe's landmarks of a face as [N, 2] in shares of the frame's sides."""
+    return np.array([(point.x, point.y) for point in face])
+
+
 def _akd() -> Score:
     _need_library("mediapipe", _EXTRA)
-    path = _need_file(_checkpoints(), "face_landmarker.task")
     import mediapipe
 
+    if hasattr(mediapipe, "solutions"):
+        mesh = mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
+
+        def meshed(frame: np.ndarray) -> np.ndarray | None:
+            faces = mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks
+            return _points(faces[0].landmark) if faces else None
+
+        return lambda subject: keypoint_distance(subject, meshed)
+
+    path = _need_file(_checkpoints(), "face_landmarker.task")
     network = mediapipe.tasks.vision.FaceLandmarker.create_from_model_path(str(path))
 
     def landmarks(frame: np.ndarray) -> np.ndarray | None:
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
         faces = network.detect(image).face_landmarks
-        return np.array([(point.x, point.y) for point in faces[0]]) if faces else None
+        return _points(faces[0]) if faces else None
 
     return lambda subject: keypoint_distance(subject, landmarks)
 

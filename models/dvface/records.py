@@ -33,7 +33,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("NIQE", "lower", 2),
     Metric("MANIQA", "higher", 4),
     Metric("LIQE", "higher", 2),
-    Metric("AKD", "lower", 4),
+    Metric("AKD", "lower", 5),
     Metric("FVD", "lower", 2),
     Metric("DOVER", "higher", 4),
     Metric("E*_warp", "lower", 4),

@@ -1,9 +1,12 @@
 """Metrics against known values: fidelity, gradients, temporal consistency, and those that need weights."""
 
 import socket
+import sys
 import urllib.request
 import warnings
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
@@ -368,6 +371,30 @@ def test_keypoint_distance_is_in_shares_of_the_frame() -> None:
     moved[4] = 2  # no face: left out
     assert optional_metrics.keypoint_distance(subject(moved, clean), landmarks) == pytest.approx(0.05 / 2)
     assert np.isnan(optional_metrics.keypoint_distance(subject(np.full_like(clean, 2), clean), landmarks))
+
+
+def test_mediapipe_with_models_of_its_own_gives_keypoints(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions that have `solutions`; a made-up module in their form: a face's only point is where the mean is."""
+
+    class FaceMesh:
+        def __init__(self, **options: object) -> None:
+            assert options == {"static_image_mode": True, "max_num_faces": 1, "refine_landmarks": True}
+
+        def process(self, frame: np.ndarray) -> SimpleNamespace:
+            point = SimpleNamespace(x=frame.mean() / 100, y=0.5)
+            faces = [SimpleNamespace(landmark=[point])] if frame.any() else None
+            return SimpleNamespace(multi_face_landmarks=faces)
+
+    module = ModuleType("mediapipe")
+    module.solutions = SimpleNamespace(face_mesh=SimpleNamespace(FaceMesh=FaceMesh))
+    module.__spec__ = ModuleSpec("mediapipe", None)
+    monkeypatch.setitem(sys.modules, "mediapipe", module)
+    scores, reasons = optional_metrics.build_all()
+    clean = np.full((5, 20, 40, 3), 10, np.uint8)
+    assert scores["AKD"](subject(clean + 5, clean)) == pytest.approx(0.05)
+    clean[4] = 0
+    assert scores["AKD"](subject(clean + 5, clean)) == pytest.approx(0.05), "no face in the truth: left out"
+    assert "AKD" not in reasons
 
 
 def test_frechet_distance_of_known_distributions() -> None:
