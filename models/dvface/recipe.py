@@ -141,6 +141,8 @@ class RestorerLoss(Weights):
     which errors count little.
     `per_of`: the metric of eq. 14, "lpips" as printed, or "st-lpips" (st_lpips.py), whose weights a package index has.
     `per_crop`: side in pixels of the one square, of one frame of a batch, that it sees; 0 for all of all frames.
+    `per_from`: least PSNR in dB of degraded samples that it sees, 0 for all. Where little of a picture is left, a small
+    model draws what pleases the metric's network and no viewer: stripes.
     `temp_of`: what eq. 15 holds still along the flow, "restored" frames as printed, or their "error": a blurred picture
     changes little when it is warped, so the printed term asks for blur as well; an error that stays is no flicker.
     `temp_flow`: its optical flow, "raft" or OpenCV's "dis". `temp_from_size`: least crop, in pixels, that has the term.
@@ -155,6 +157,7 @@ class RestorerLoss(Weights):
     per: float
     per_of: str
     per_crop: int
+    per_from: float
     ms_ssim: float
     fft: float
     temp: float

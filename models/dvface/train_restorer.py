@@ -53,6 +53,12 @@ def perceptual_of(weights: RestorerLoss) -> nn.Module | None:
     return Lpips(field) if weights.per_of == "lpips" else StLpips("vgg", f"{field} (eq. 14)", WITHOUT_PERCEPTUAL)
 
 
+def sample_psnr(degraded: Tensor, clean: Tensor) -> Tensor:
+    """PSNR in dB of each sample, [B], of videos [B, T, 3, H, W] in [-1, 1]."""
+    mse = (degraded - clean).float().square().flatten(1).mean(dim=1)
+    return 10.0 * torch.log10(4.0 / mse.clamp_min(1e-10))
+
+
 def one_square(restored: Tensor, clean: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """A square of `side` pixels of a frame, both at random, of two videos [B, T, 3, H, W]; all of them where side is 0.
 
@@ -173,8 +179,8 @@ class RestorerTask(Task):
         ):
             is_mse = weights.measure == "mse"
             terms[name] = F.mse_loss(after, truth) if is_mse else relative_rmse(after, truth, before, *harm)
-        if self.perceptual is not None:
-            terms["per"] = self.perceptual(*one_square(restored, clean, weights.per_crop))
+        if self.perceptual is not None and (seen := sample_psnr(degraded, clean) >= weights.per_from).any():
+            terms["per"] = self.perceptual(*one_square(restored[seen], clean[seen], weights.per_crop))
         if weights.ms_ssim:
             terms["ms_ssim"] = ms_ssim_loss(restored, clean)
         if weights.fft:

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from dvface import st_lpips
 from dvface.recipe import RestorerLoss
 from dvface.st_lpips import FILES, BlurPool, StLpips, find_file
-from dvface.train_restorer import RestorerTask, one_square, perceptual_of
+from dvface.train_restorer import RestorerTask, one_square, perceptual_of, sample_psnr
 
 REAL = {kind: find_file(kind) for kind in FILES}
 """Before conftest.py hides what this machine has."""
@@ -162,6 +162,23 @@ def test_it_trains_the_restorer_and_judges_it(weights, tmp_path):
     assert all(p.grad is None for p in task.perceptual.parameters())
     with torch.no_grad():
         assert "st_lpips_strong" in task.validate().figures
+
+
+def test_samples_of_which_little_is_left_are_not_seen(weights, tmp_path):
+    stage = stage_of("restorer", write_cache(tmp_path / "cache"), tmp_path)
+    clean = photo_clip(64, [(0, 0), (1, 0)]).repeat(2, 1, 1, 1, 1)
+    degraded = clean.clone()
+    degraded[0] += 0.02  # 40 dB
+    degraded[1] += 0.2  # 20 dB
+    torch.testing.assert_close(sample_psnr(degraded, clean), torch.tensor([40.0, 20.0]), atol=1e-3, rtol=0)
+    found = {}
+    for least in (0.0, 30.0, 50.0):
+        stage.recipe = dataclasses.replace(stage.recipe, loss=losses(stage, per_crop=0, per_from=least))
+        task = RestorerTask(stage)
+        latents = (torch.zeros(2, 99, 1, 1, 1),) * 3
+        found[least] = task.terms(latents, (degraded, degraded, clean)).get("per")
+    torch.testing.assert_close(found[30.0], 0.5 * task.perceptual(degraded[:1], clean[:1]))
+    assert found[0.0] > found[30.0] and found[50.0] is None
 
 
 def test_without_weights_it_says_so_and_nothing_is_judged(tmp_path):
