@@ -13,13 +13,13 @@ ALL_PRESETS = "mean of " + ", ".join(MEAN_OF)
 DEFINITIONS = """\
 How these are measured: restored by the GStreamer element, raw RGB in and out. A clip's figure is the mean over its
 frames, a table's the mean over clips and draws (degradations of a clip). PSNR: RGB, in dB, all frames (at most 100 dB a
-frame); PSNR-Y: full-range BT.601 luma. SSIM, MS-SSIM, HaarPSI (RGB), Sharpness, Detail: every fourth frame. E*_warp
-(x 1e-3): optical flow by OpenCV's DIS (preset medium) between adjacent frames of the clip itself, half resolution,
-forward-backward occlusion mask; E*_warp / GT: relative to that of the ground truth, mean of the clips' ratios.
-Sharpness: gradient energy of the luma in the face relative to the ground truth (noise and blocks count); Detail: share
-of the ground truth's gradients that is there (noise does not count). The face: the ellipse in the box that --detector
-finds, without one the middle of the frame (45% of its width, 62% of its height). Bold: the best but for GT, nearest to
-1 where the arrow says so."""
+frame); PSNR-Y: full-range BT.601 luma. SSIM, MS-SSIM, HaarPSI (RGB), LPIPS and ST-LPIPS (AlexNet), AKD (landmarks by
+MediaPipe, in shares of the frame's sides), Sharpness, Detail: every fourth frame. E*_warp (x 1e-3): optical flow by
+OpenCV's DIS (preset medium) between adjacent frames of the clip itself, half resolution, forward-backward occlusion
+mask; E*_warp / GT: relative to that of the ground truth, mean of the clips' ratios. Sharpness: gradient energy of the
+luma in the face relative to the ground truth (noise and blocks count); Detail: share of the ground truth's gradients
+that is there (noise does not count). The face: the ellipse in the box that --detector finds, without one the middle of
+the frame (45% of its width, 62% of its height). Bold: the best but for GT, nearest to 1 where the arrow says so."""
 
 
 def mean_value(records: Iterable[Record]) -> float:
