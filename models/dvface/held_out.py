@@ -22,7 +22,7 @@ from .config import Config, load_config
 from .degradation import PRESETS
 from .frames import to_float
 from .model import DVFace
-from .st_lpips import StLpips, find_file, perceived
+from .st_lpips import StLpips, of_middle, open_judge
 from .training import load_parts, psnr, read_checkpoint
 
 LEFT_ALONE = 0.02
@@ -46,19 +46,16 @@ class Outcome:
     perceived: float | None = None
 
 
-def outcome(restored: Tensor, clean: Tensor, degraded: Tensor, judge: StLpips | None = None) -> Outcome:
-    """Of videos [B, T, 3, H, W] in [-1, 1]; `judge` measures what is perceived.
-
-    Where nothing is added `slope` is 0; where nothing should be, so is `best`, and `size` infinite.
-    """
+def outcome(restored: Tensor, clean: Tensor, degraded: Tensor, perceived: float | None = None) -> Outcome:
+    """Of videos [B, T, 3, H, W] in [-1, 1]. Where nothing is added `slope` is 0; where nothing should be, so is `best`,
+    and `size` infinite."""
     added, wanted = restored - degraded, clean - degraded
     own, both, error = ((x * y).sum().item() for x, y in ((added, added), (added, wanted), (wanted, wanted)))
     slope = both / own if own else 0.0
     best = -10.0 * np.log10(max(1.0 - slope * both / error, 1e-10)) if error else 0.0
     found = psnr(restored, clean)
     size = own / error if error else float("inf")
-    change = perceived(judge, restored, clean, degraded) if judge else None
-    return Outcome(found, found - psnr(degraded, clean), size, slope, float(best), change)
+    return Outcome(found, found - psnr(degraded, clean), size, slope, float(best), perceived)
 
 
 def load(config: Config, path: Path) -> DVFace:
@@ -90,7 +87,12 @@ def outcomes(
     for line, preset, draw in tqdm(work, desc="held-out clips", mininterval=1.0):
         pair = dataset.pair(line, preset, frames, draw=draw)
         clean, degraded = (to_float(torch.from_numpy(side))[None] for side in pair)
-        row = [outcome(model(degraded)[0].clamp(-1, 1), clean, degraded, judge) for model in models]
+        before = of_middle(judge, degraded, clean) if judge else None
+        row = []
+        for model in models:
+            restored = model(degraded)[0].clamp(-1, 1)
+            change = of_middle(judge, restored, clean) - before if judge else None
+            row.append(outcome(restored, clean, degraded, change))
         found.setdefault((preset, line["kind"]), []).append(row)
     return found
 
@@ -151,8 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    judge = StLpips("alex", "the column ST-LPIPS", "it is empty") if find_file("alex") else None
-    found = outcomes(models, dataset, args.presets, args.draws, args.frames, judge)
+    found = outcomes(models, dataset, args.presets, args.draws, args.frames, open_judge())
     print(table([str(path) for path in args.checkpoints], found))
     return 0
 

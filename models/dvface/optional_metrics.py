@@ -227,19 +227,18 @@ def _akd() -> Score:
     if hasattr(mediapipe, "solutions"):
         mesh = mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
 
-        def meshed(frame: np.ndarray) -> np.ndarray | None:
+        def landmarks(frame: np.ndarray) -> np.ndarray | None:
             faces = mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks
             return _points(faces[0].landmark) if faces else None
 
-        return lambda subject: keypoint_distance(subject, meshed)
+    else:
+        path = _need_file(_checkpoints(), "face_landmarker.task")
+        network = mediapipe.tasks.vision.FaceLandmarker.create_from_model_path(str(path))
 
-    path = _need_file(_checkpoints(), "face_landmarker.task")
-    network = mediapipe.tasks.vision.FaceLandmarker.create_from_model_path(str(path))
-
-    def landmarks(frame: np.ndarray) -> np.ndarray | None:
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
-        faces = network.detect(image).face_landmarks
-        return _points(faces[0]) if faces else None
+        def landmarks(frame: np.ndarray) -> np.ndarray | None:
+            image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
+            faces = network.detect(image).face_landmarks
+            return _points(faces[0]) if faces else None
 
     return lambda subject: keypoint_distance(subject, landmarks)
 

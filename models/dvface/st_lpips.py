@@ -115,7 +115,8 @@ class StLpips(nn.Module):
             stage = nn.Sequential(OrderedDict((str(number + i), layer) for i, layer in enumerate(layers)))
             number += len(layers)
             self.net.add_module(f"slice{index + 1}", stage)
-            self.add_module(f"lin{index}", _Linear(stage[-2].out_channels if index else layers[0].out_channels))
+            *_, last = (layer for layer in layers if isinstance(layer, nn.Conv2d))
+            self.add_module(f"lin{index}", _Linear(last.out_channels))
         load_strictly(self, read_state(path), str(path))
         self.requires_grad_(False)
 
@@ -137,8 +138,12 @@ class StLpips(nn.Module):
         return sum(terms)
 
 
-def perceived(judge: StLpips, restored: Tensor, clean: Tensor, degraded: Tensor) -> float:
-    """ST-LPIPS of the restored clip's middle frame less that of the degraded one's."""
+def open_judge() -> StLpips | None:
+    """What judges checkpoints: AlexNet's; None where its weights are not found."""
+    return StLpips("alex", "judging checkpoints", "they are judged without") if find_file("alex") else None
+
+
+def of_middle(judge: StLpips, video: Tensor, clean: Tensor) -> float:
+    """ST-LPIPS of a clip's middle frame."""
     middle = slice(clean.shape[1] // 2, clean.shape[1] // 2 + 1)
-    after, before = (judge(video[:, middle], clean[:, middle]).item() for video in (restored, degraded))
-    return after - before
+    return judge(video[:, middle], clean[:, middle]).item()

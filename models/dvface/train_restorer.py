@@ -26,9 +26,9 @@ from .metrics import EVERY, detail, ssim
 from .model import DVFace
 from .perceptual import WITHOUT_PERCEPTUAL, Lpips
 from .recipe import RestorerLoss, RestorerRecipe
-from .st_lpips import StLpips, find_file, perceived
+from .st_lpips import StLpips, of_middle, open_judge
 from .stage import Stage, run_stage, sheet_row
-from .training import Task, Validation, psnr
+from .training import Task, Validation, decibels, psnr
 from .wan_vae import ResidualBlock
 from .warp_error import warp_error
 
@@ -55,8 +55,7 @@ def perceptual_of(weights: RestorerLoss) -> nn.Module | None:
 
 def sample_psnr(degraded: Tensor, clean: Tensor) -> Tensor:
     """PSNR in dB of each sample, [B], of videos [B, T, 3, H, W] in [-1, 1]."""
-    mse = (degraded - clean).float().square().flatten(1).mean(dim=1)
-    return 10.0 * torch.log10(4.0 / mse.clamp_min(1e-10))
+    return decibels((degraded - clean).float().square().flatten(1).mean(dim=1))
 
 
 def one_square(restored: Tensor, clean: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -122,7 +121,7 @@ class RestorerTask(Task):
         weights = self.recipe.loss
         self.perceptual = perceptual_of(weights)
         self.flow = flow_by_name(weights.temp_flow, "train.restorer.loss.temp_flow") if weights.temp else None
-        self.judge = StLpips("alex", "", "") if find_file("alex") else None
+        self.judge = open_judge()
         self.fixed.extend(
             module for module in (self.perceptual, self.judge, self.flow) if isinstance(module, nn.Module)
         )
@@ -229,7 +228,8 @@ class RestorerTask(Task):
             add(f"ssim_{preset}", ssim(found, truth) - ssim(bad, truth))
             add(f"warp_{preset}", warp_error(found).value / warp_error(truth).value)
             if self.judge is not None:
-                add(f"st_lpips_{preset}", perceived(self.judge, restored, clean, degraded))
+                seen = [of_middle(self.judge, video, clean) for video in (restored, degraded)]
+                add(f"st_lpips_{preset}", seen[0] - seen[1])
             everywhere = np.ones((len(truth[::EVERY]), *truth.shape[1:3]), bool)
             add(f"detail_{preset}", detail(found, truth, everywhere))
             count = len(values[f"gain_{preset}"])

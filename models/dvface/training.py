@@ -491,7 +491,12 @@ class Trainer:
         board.flush()
 
 
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors of values in [-1, 1]; at most 106."""
+    return 10.0 * torch.log10(4.0 / mse.clamp_min(1e-10))
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     """PSNR in dB of two videos in [-1, 1], from the mean square over all values."""
     mse = (a.float().clamp(-1, 1) - b.float()).square().mean()
-    return float(10.0 * torch.log10(4.0 / mse.clamp_min(1e-10)))
+    return float(decibels(mse))
