@@ -16,7 +16,7 @@ from dvface.face_region import Box, central_box
 from dvface.lighting import random_light, relight
 from dvface.overlays import Overlay
 
-FRESH = ("soft",)
+FRESH = ("soft", "ringing")
 """Presets that the cache has not: cheap enough to be made when they are drawn, so no two samples are alike."""
 STAGE_LIGHT = 0.06
 """Least gain of a colour in recoloured samples: almost one colour alone, as under stage lights."""

@@ -190,6 +190,24 @@ PRESETS: dict[str, Preset] = {
             Video(bits=(1e5, 8e5), log=True, codecs=("libx264",), codec_prob=(1.0,), prob=0.5),
         ),
     ),
+    "ringing": Preset(
+        description="An ideal low-pass: halos at edges, and what is left is sharp. As hard as medium. For training.",
+        steps=(
+            Noise(gaussian=(1, 12), poisson=(0.05, 1.0), prob=0.4),
+            Blur(
+                sigma=(1, 1),
+                kernels=("sinc",),
+                kernel_prob=(1.0,),
+                sizes=(9, 11, 13, 15, 17, 19, 21),
+                omega=(0.5, 1.6),
+            ),
+            Resize(scale=(0.35, 1.0), mode_prob=(0.0, 0.6, 0.4), step=0.005),
+            Noise(gaussian=(0.5, 10), poisson=(0.05, 0.9), prob=0.6),
+            Jpeg(quality=(50, 98), prob=0.5),
+            Video(bits=(2e4, 4e5), log=True, prob=0.85),
+        ),
+        final_scale=(0.33, 1.0),
+    ),
     "clean": Preset(description="Identity."),
 }
 

@@ -107,6 +107,7 @@ def table(names: list[str], found: dict[tuple[str, str], list[list[Outcome]]]) -
         "gain",
         "of the worst 5%",
         "least",
+        "below input",
         "left alone",
         "slope",
         "best",
@@ -121,6 +122,7 @@ def table(names: list[str], found: dict[tuple[str, str], list[list[Outcome]]]) -
                 gains = np.sort(values["gain"])
                 worst = gains[: max(1, round(0.05 * len(gains)))].mean()
                 cells += [f"{gains.mean():+.3f}", f"{worst:+.2f}", f"{gains[0]:+.2f}"]
+                cells += [f"{(gains < 0).mean():.1%}"]
                 cells += [f"{(values['size'] < LEFT_ALONE).mean():.0%}", f"{np.median([x.slope for x in column]):.2f}"]
                 cells += [f"{np.mean([x.best for x in column]):+.3f}"]
                 if column[0].perceived is not None:

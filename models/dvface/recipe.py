@@ -63,6 +63,7 @@ class Mix:
     light: float
     clean: float
     soft: float = 0.0
+    ringing: float = 0.0
 
     def __post_init__(self):
         values = [getattr(self, item.name) for item in fields(self)]

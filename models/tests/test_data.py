@@ -325,8 +325,9 @@ def test_mix(cache):
         ClipDataset(cache, mix={"heavy": 1.0})
 
 
-def test_soft_samples_are_made_when_they_are_drawn(cache):
-    dataset = ClipDataset(cache, mix={"soft": 1.0})
+@pytest.mark.parametrize("preset", ["soft", "ringing"])
+def test_fresh_samples_are_made_when_they_are_drawn(cache, preset):
+    dataset = ClipDataset(cache, mix={preset: 1.0})
     pairs = [dataset.sample(np.random.default_rng(s), 3, 64) for s in range(24)]
     again = dataset.sample(np.random.default_rng(3), 3, 64)
     assert all(np.array_equal(a, b) for a, b in zip(pairs[3], again, strict=True))

@@ -57,7 +57,7 @@ def test_same_seed_same_clip(clip, preset):
     assert not np.shares_memory(first, clip)
 
 
-@pytest.mark.parametrize("preset", ["strong", "medium", "light", "soft"])
+@pytest.mark.parametrize("preset", ["strong", "medium", "light", "soft", "ringing"])
 def test_other_seed_other_clip(clip, preset):
     assert not np.array_equal(Degradation(preset, 1)(clip), Degradation(preset, 2)(clip))
 
@@ -67,7 +67,7 @@ def test_clean_is_identity(clip):
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 96), (2, 33, 47), (1, 16, 16)])
-@pytest.mark.parametrize("preset", ["strong", "medium", "light", "soft"])
+@pytest.mark.parametrize("preset", ["strong", "medium", "light", "soft", "ringing"])
 def test_any_size_and_length(preset, shape):
     clip = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for seed in range(4):
@@ -83,7 +83,7 @@ def test_other_input_is_refused(bad):
 
 
 def test_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="expected one of strong, medium, light, soft, clean, found 'heavy'"):
+    with pytest.raises(ValueError, match="expected one of strong, medium, light, soft, ringing, clean, found 'heavy'"):
         Degradation("heavy", 0)
 
 
@@ -93,7 +93,7 @@ def test_psnr_order(clip):
     assert mean["light"] > 28.0
 
 
-@pytest.mark.parametrize("preset", ["strong", "medium", "light", "soft"])
+@pytest.mark.parametrize("preset", ["strong", "medium", "light", "soft", "ringing"])
 def test_no_shift_and_no_colour_cast(texture, preset):
     outputs = [Degradation(preset, seed)(texture)[1] for seed in range(10)]
     for displacement in np.mean([shift(texture[1], output) for output in outputs], axis=0):
@@ -173,7 +173,7 @@ def test_strong_draws_what_the_published_table_says():
     assert ("resize_to", "video", "resize_to") in ends and ("video", "resize_to", "resize_to") in ends
 
 
-@pytest.mark.parametrize("preset", ["strong", "medium", "light", "soft"])
+@pytest.mark.parametrize("preset", ["strong", "medium", "light", "soft", "ringing"])
 def test_longer_clip_goes_on_where_a_shorter_ends(preset):
     short, long = Degradation(preset, 9), Degradation(preset, 9)
     short(np.zeros((3, 32, 32, 3), np.uint8))
@@ -199,6 +199,18 @@ def test_bits_follow_the_area():
     assert len(bits[0]) == 2
     for a, b in zip(*bits, strict=True):
         assert b == pytest.approx(4 * a, rel=0.01) or a == 1000  # 1000 is the least an encoder is given
+
+
+def test_ringing_is_a_wide_ideal_low_pass():
+    for seed in range(20):
+        blurs = [step for step in Degradation("ringing", seed).describe()["steps"] if step["op"] == "blur"]
+        assert [(blur["kernel"], 0.5 <= blur["omega"][0] <= 1.6, blur["size"] >= 9) for blur in blurs] == [
+            ("sinc", True, True)
+        ]
+    step = np.zeros((1, 64, 64, 3), np.uint8)
+    step[:, :, 32:], step[:, :, :32] = 200, 50
+    over = [Degradation("ringing", seed)(step).mean(axis=(0, 1, 3)).max() - 200 for seed in range(20)]  # noise is small
+    assert np.median(over) > 5, f"{over}: expected halos, which no Gaussian leaves"
 
 
 def test_descriptions_are_json():

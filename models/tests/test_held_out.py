@@ -71,10 +71,11 @@ def test_each_checkpoint_sees_the_same_clips(cache, checkpoints, capsys):
         assert start[2:3] + brighter[2:3] == [str(path) for path in checkpoints]
         assert float(start[3]) > float(brighter[3]) + 1
         if start[0] == "light":
-            assert start[4:8] == ["+0.000", "+0.00", "+0.00", "100%"] and brighter[7] == "0%"
+            assert start[4:9] == ["+0.000", "+0.00", "+0.00", "0.0%", "100%"]
+            assert brighter[7:9] == ["100.0%", "0%"]
             assert float(brighter[4]) < -1
         else:
-            assert start[4:] == ["-"] * 7
+            assert start[4:] == ["-"] * 8
 
 
 def test_what_is_perceived_has_its_column(cache, checkpoints, tmp_path, monkeypatch, capsys):
