@@ -45,6 +45,8 @@ LICENSES = {"light": "MIT", "wan": "Apache-2.0"}
 """Of the weights, by the kind of VAE: what Wan's weights become stays under their licence."""
 TRAINED = "restorer"
 """The stage whose checkpoints have all parts trained."""
+CHECKED = "soft"
+"""The preset whose window 8-bit graphs are checked with."""
 LEAN_PIXELS = 2**20
 """Pixels of a window from which ONNX Runtime gives memory of Wan's VAE back as soon as it is free: 192 channels a
 pixel are gigabytes then."""
@@ -372,7 +374,7 @@ def load_model(config: Config, checkpoint: Path) -> tuple[DVFace, str, str]:
             model.load_state_dict(state["model"], assign=True)
         except RuntimeError as error:
             raise ValueError(f"{checkpoint}: {error}") from error
-        return model, state["description"], state["trained_on"]
+        return model, state.get("description", ""), state.get("trained_on", "")
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -399,14 +401,16 @@ def pixel_size(text: str) -> tuple[int, int]:
 
 
 def int8_windows(clips: list[Path], config: Config) -> tuple[list[np.ndarray], np.ndarray]:
-    """Windows that calibrate, from all clips but the last, and one of the last to check with, u8 [T, H, W, 3] each.
+    """Windows that calibrate, from all clips but the last, and one of the last, degraded by CHECKED, to check with, u8
+    [T, H, W, 3] each.
 
     Raises ValueError for a single clip, and as `quantize.calibration_windows` does.
     """
     if len(clips) < 2:
         raise ValueError(f"--int8: expected clips to calibrate on and one more to check with, found {len(clips)}")
     size = (config.window.frames, config.frame.height, config.frame.width)
-    return quantize.calibration_windows(clips[:-1], *size), quantize.calibration_windows(clips[-1:], *size)[-1]
+    (checked,) = quantize.calibration_windows(clips[-1:], *size, presets=[CHECKED])
+    return quantize.calibration_windows(clips[:-1], *size), checked
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ stay in f32, as many as it takes: of the decoder's for its frames, of the prior'
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +117,11 @@ def quantize_graph(path: Path, feeds: Feeds, threads: int, likeness: Likeness | 
     return len(chosen), len(names)
 
 
-def calibration_windows(clips: list[Path], frames: int, height: int, width: int) -> list[np.ndarray]:
-    """The first `frames` frames of clean clips, degraded by every preset, u8 [T, H, W, 3]: ranges must hold for the
-    worst and for the best input.
+def calibration_windows(
+    clips: list[Path], frames: int, height: int, width: int, presets: Iterable[str] = tuple(PRESETS)
+) -> list[np.ndarray]:
+    """The first `frames` frames of clean clips, degraded by each of `presets`, u8 [T, H, W, 3]: ranges must hold for
+    the worst and for the best input.
 
     Raises ValueError where a clip is shorter or has another size.
     """
@@ -128,7 +130,7 @@ def calibration_windows(clips: list[Path], frames: int, height: int, width: int)
         clip = read_video(path, 0, frames)
         if clip.shape != (frames, height, width, 3):
             raise ValueError(f"{path}: expected {frames} frames of {width}x{height}, found {list(clip.shape)}")
-        windows += [clip, *(Degradation(preset, index)(clip) for preset in PRESETS if preset != "clean")]
+        windows += [Degradation(preset, index)(clip) for preset in presets]
     return windows
 
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from dvface import export, fused_ops, quantize
 from dvface.attention import Attention, rope_table
 from dvface.config import Config, load_config
+from dvface.degradation import PRESETS, Degradation
 from dvface.export import check_frames, export_bundle
 from dvface.light_graphs import cut, paste, shifted
 from dvface.model import DVFace
 from dvface.onnx_graph import export_graph, open_graph, run_graph
 from dvface.verify import CLOSER_CODES, CLOSER_PSNR, LIMITS, ParityError
-from dvface.video import write_video
+from dvface.video import read_video, write_video
 
 
 class SelfAttention(nn.Module):
@@ -160,6 +161,16 @@ def test_calibration_wants_the_bundles_frames(tmp_path):
     write_video(tmp_path / "small.mp4", np.zeros((5, 48, 64, 3), np.uint8), 25)
     with pytest.raises(ValueError, match="expected 5 frames of 64x64"):
         quantize.calibration_windows([tmp_path / "small.mp4"], 5, 64, 64)
+
+
+def test_calibration_sees_every_preset_and_the_check_another_clip(tmp_path):
+    clips = []
+    for name, level in (("first.mp4", 60), ("last.mp4", 180)):
+        clips.append(tmp_path / name)
+        write_video(clips[-1], np.full((5, 64, 64, 3), level, np.uint8), 25)
+    windows, checked = export.int8_windows(clips, small_model().config)
+    assert len(windows) == len(PRESETS) and max(window.mean() for window in windows) < 120
+    assert np.array_equal(checked, Degradation("soft", 0)(read_video(clips[-1], 0, 5)))
 
 
 def test_unchecked_graphs_are_the_checked_ones_and_say_so(tmp_path):
