@@ -409,8 +409,9 @@ def int8_windows(clips: list[Path], config: Config) -> tuple[list[np.ndarray], n
     if len(clips) < 2:
         raise ValueError(f"--int8: expected clips to calibrate on and one more to check with, found {len(clips)}")
     size = (config.window.frames, config.frame.height, config.frame.width)
+    windows = quantize.calibration_windows(clips[:-1], *size)
     (checked,) = quantize.calibration_windows(clips[-1:], *size, presets=[CHECKED])
-    return quantize.calibration_windows(clips[:-1], *size), checked
+    return windows, checked
 
 
 def main(argv: list[str] | None = None) -> int:
