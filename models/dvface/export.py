@@ -374,7 +374,7 @@ def load_model(config: Config, checkpoint: Path) -> tuple[DVFace, str, str]:
             model.load_state_dict(state["model"], assign=True)
         except RuntimeError as error:
             raise ValueError(f"{checkpoint}: {error}") from error
-        return model, state.get("description", ""), state.get("trained_on", "")
+        return model, state["description"], state["trained_on"]
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)

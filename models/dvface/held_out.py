@@ -18,13 +18,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .clips import ClipDataset
-from .config import load_config
+from .config import Config, load_config
 from .degradation import PRESETS
-from .export import load_model
 from .frames import to_float
 from .model import DVFace
 from .st_lpips import StLpips, of_middle, open_judge
-from .training import psnr
+from .training import load_parts, psnr, read_checkpoint
 
 LEFT_ALONE = 0.02
 """Of the input's squared error: whoever changes less has left a clip as it was."""
@@ -57,6 +56,14 @@ def outcome(restored: Tensor, clean: Tensor, degraded: Tensor, perceived: float 
     found = psnr(restored, clean)
     size = own / error if error else float("inf")
     return Outcome(found, found - psnr(degraded, clean), size, slope, float(best), perceived)
+
+
+def load(config: Config, path: Path) -> DVFace:
+    """A checkpoint's model, for inference. FileNotFoundError or ValueError where it is none of this config."""
+    model = DVFace(config)
+    if absent := load_parts(model, read_checkpoint(path)["model"], str(path)):
+        raise ValueError(f"{path}: expected weights of all parts, found none of {', '.join(absent)}")
+    return model.eval()
 
 
 @torch.no_grad()
@@ -139,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     try:
         config = load_config(args.config)
-        models = [load_model(config, path)[0].eval() for path in args.checkpoints]
+        models = [load(config, path) for path in args.checkpoints]
         dataset = ClipDataset(args.cache, "validation")
         if args.draws < 1 or args.frames < 1 or (args.frames - 1) % config.vae.temporal_stride:
             raise ValueError(f"expected --draws of at least 1 and 4n + 1 --frames, found {args.draws}, {args.frames}")
