@@ -35,11 +35,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .buffer()
             .into_iter()
             .flat_map(|buffer| buffer.iter_meta::<VideoRegionOfInterestMeta>());
-        for meta in metas.filter(|meta| meta.roi_type() == "dvface-restored") {
+        for meta in metas {
+            // Not by `roi_type()`, which is no string where another element's region has no type.
+            let Some(params) = meta.param("dvface-restored") else {
+                continue;
+            };
             let (x, y, width, height) = meta.rect();
-            let strength = meta
-                .param("dvface-restored")
-                .and_then(|params| params.get::<f64>("strength").ok());
+            let strength = params.get::<f64>("strength").ok();
             println!(
                 "{index},{},{x},{y},{width},{height},{:.3}",
                 meta.id(),

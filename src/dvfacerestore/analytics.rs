@@ -7,8 +7,7 @@ use gst_analytics::{AnalyticsMetaRefExt as _, AnalyticsODMtd, AnalyticsRelationM
 use crate::face::{Found, Rect};
 
 /// Adds the detections of objects of type `kind` to those that were found, up to `most` in all.
-pub fn add_detections(found: &mut Vec<Found>, buffer: &gst::BufferRef, kind: &str, most: usize) {
-    let kind = glib::Quark::from_str(kind);
+pub fn add_detections(found: &mut Vec<Found>, buffer: &gst::BufferRef, kind: glib::Quark, most: usize) {
     for meta in buffer.iter_meta::<AnalyticsRelationMeta>() {
         for detection in meta.iter::<AnalyticsODMtd>() {
             if detection.obj_type() != Some(kind) || found.len() >= most {

@@ -1,6 +1,7 @@
 //! Where the faces of a frame are: from metas of upstream, or from a detector; and which is which through time.
 
 use gst::glib;
+use gst::glib::translate::IntoGlib;
 use gst_video::{VideoInfo, VideoRegionOfInterestMeta};
 use ort::environment::Environment;
 
@@ -21,7 +22,7 @@ pub struct Faces {
 
 enum Source {
     /// Regions of interest of this type.
-    Metas(glib::GString),
+    Metas(glib::Quark),
     Detector(Box<Search>),
 }
 
@@ -53,7 +54,7 @@ impl Faces {
     pub fn open(settings: &Settings, environment: &Environment) -> Result<Option<Self>, DetectorError> {
         let source = match settings.region {
             Region::Frame => return Ok(None),
-            Region::Meta => Source::Metas(settings.roi_type.as_str().into()),
+            Region::Meta => Source::Metas(glib::Quark::from_str(&settings.roi_type)),
             Region::Detect => Source::Detector(Box::new(Search {
                 detector: Detector::load(environment, settings.detector.as_deref(), settings.num_threads)?,
                 interval: settings.detect_interval,
@@ -112,7 +113,7 @@ impl Faces {
     /// Fails where the detector does not run. The tracks go on then as if nobody had looked.
     pub fn next(&mut self, buffer: &gst::BufferRef, frame: &ReadFrame<'_>) -> Result<Vec<Shown>, DetectorError> {
         let found = match &mut self.source {
-            Source::Metas(kind) => Ok(Some(of_metas(buffer, kind))),
+            Source::Metas(kind) => Ok(Some(of_metas(buffer, *kind))),
             Source::Detector(search) => search.next(frame, self.tracker.is_restless()),
         };
         match found {
@@ -129,11 +130,12 @@ impl Faces {
 }
 
 /// Faces that metas of this type tell of.
-fn of_metas(buffer: &gst::BufferRef, kind: &str) -> Vec<Found> {
+fn of_metas(buffer: &gst::BufferRef, kind: glib::Quark) -> Vec<Found> {
+    let restored = glib::Quark::from_str(RESTORED_TYPE);
     let metas = buffer.iter_meta::<VideoRegionOfInterestMeta>();
     let regions = metas
         // What an element of this kind has restored already is not for another one to find.
-        .filter(|meta| meta.roi_type() == kind && kind != RESTORED_TYPE)
+        .filter(|meta| is_of(meta, kind) && kind != restored)
         .take(MAX_TRACKS)
         .map(|meta| {
             let (x, y, width, height) = meta.rect();
@@ -153,6 +155,12 @@ fn of_metas(buffer: &gst::BufferRef, kind: &str) -> Vec<Found> {
     #[cfg(feature = "analytics")]
     super::analytics::add_detections(&mut found, buffer, kind, MAX_TRACKS);
     found
+}
+
+/// Whether a region is of this type. It may have none, of which the bindings' `roi_type()` would make a string nevertheless.
+fn is_of(meta: &gst::MetaRef<'_, VideoRegionOfInterestMeta>, kind: glib::Quark) -> bool {
+    // SAFETY: the meta is borrowed, so it is there.
+    unsafe { (*meta.as_ptr()).roi_type == kind.into_glib() }
 }
 
 impl Search {

@@ -367,9 +367,7 @@ impl DvFaceRestore {
             Item::Buffer(buffer) => {
                 gst::log!(CAT, imp = self, "pushing {buffer:?}");
                 self.statistics.lock().frames_out += 1;
-                if let Some(pts) = buffer.pts() {
-                    *self.position.lock() = Some(pts.saturating_add(buffer.duration().unwrap_or_default()));
-                }
+                self.note_position(&buffer);
                 self.obj().src_pad().push(buffer).map(|_| ())
             }
             Item::Event(event) => {
@@ -379,6 +377,15 @@ impl DvFaceRestore {
                 Ok(())
             }
         }
+    }
+
+    /// Stream time of a frame's end, for those who ask. In stream time from here on: a query may not ask for the segment, for
+    /// which the bindings take the lock that the streaming thread holds while it pushes.
+    fn note_position(&self, buffer: &gst::BufferRef) {
+        let Some(pts) = buffer.pts() else { return };
+        let end = pts.saturating_add(buffer.duration().unwrap_or_default());
+        let segment = self.obj().segment().downcast::<gst::ClockTime>().ok();
+        *self.position.lock() = segment.and_then(|segment| segment.to_stream_time(end));
     }
 
     /// Brings controlled properties to the frame's time.

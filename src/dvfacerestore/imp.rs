@@ -88,7 +88,7 @@ pub struct DvFaceRestore {
     pub(super) latency: Mutex<Latency>,
     pub(super) live: Mutex<Live>,
     pub(super) statistics: Mutex<Statistics>,
-    /// End of the last frame sent, in the segment's time. The base class knows only of frames it pushes itself.
+    /// End of the last frame sent, in stream time. The base class knows only of frames it pushes itself.
     pub(super) position: Mutex<Option<gst::ClockTime>>,
     /// Restoring failed before an event: the next frame's flow return tells.
     pub(super) failed: AtomicBool,
@@ -386,9 +386,8 @@ impl BaseTransformImpl for DvFaceRestore {
                 true
             }
             (gst::PadDirection::Src, gst::QueryViewMut::Position(query)) if query.format() == gst::Format::Time => {
-                let segment = self.obj().segment().downcast::<gst::ClockTime>().ok();
-                let position = segment.zip(*self.position.lock());
-                match position.and_then(|(segment, position)| segment.to_stream_time(position)) {
+                let position = *self.position.lock();
+                match position {
                     Some(position) => {
                         query.set(position);
                         true

@@ -401,7 +401,13 @@ fn metas_of_strangers_do_no_harm() {
         (50, 50, 0, 40),
     ];
     for index in 0..12 {
-        rig.push(with_faces(frame(&vga(), index), &strange)).unwrap();
+        let mut buffer = with_faces(frame(&vga(), index), &strange);
+        // Of no type, as `gst_buffer_add_video_region_of_interest_meta()` makes of NULL.
+        let writable = buffer.get_mut().unwrap();
+        unsafe {
+            gst_video::ffi::gst_buffer_add_video_region_of_interest_meta_id(writable.as_mut_ptr(), 0, 10, 10, 20, 20);
+        }
+        rig.push(buffer).unwrap();
     }
     rig.eos();
     assert_eq!(rig.take_buffers().len(), 12);

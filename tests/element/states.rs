@@ -316,6 +316,7 @@ fn a_run_holds_no_lock() {
         let _ = rig.element.property::<gst::Structure>("stats");
         let _ = rig.element.property::<Option<String>>("active-provider");
         let _ = rig.src.peer_query_caps(None);
+        let _ = rig.element.query_position::<gst::ClockTime>();
         rig.element.set_state(State::Paused).unwrap();
         rig.element.set_state(State::Playing).unwrap();
         assert!(rig.sink.push_event(gst::event::Reconfigure::new()));
@@ -323,6 +324,30 @@ fn a_run_holds_no_lock() {
     });
     rig.element.set_state(State::Null).unwrap();
     let _ = run.join().unwrap();
+}
+
+/// A sink that prerolls keeps the streaming thread in its push for as long as the pipeline is paused.
+#[test]
+fn a_paused_pipeline_tells_its_position() {
+    let pipeline = gst::Pipeline::new();
+    let element = rig::element("brighter");
+    let make = |name: &str| gst::ElementFactory::make(name).build().unwrap();
+    let (source, sink) = (make("videotestsrc"), make("fakesink"));
+    source.set_property("num-buffers", 12);
+    pipeline.add_many([&source, &element, &sink]).unwrap();
+    source.link_filtered(&element, &rgb().to_caps().unwrap()).unwrap();
+    element.link(&sink).unwrap();
+    pipeline.set_state(State::Paused).unwrap();
+    pipeline.state(gst::ClockTime::from_seconds(20)).0.unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(element.query_position::<gst::ClockTime>()));
+    let position = told.recv_timeout(Duration::from_secs(20));
+    pipeline.set_state(State::Null).unwrap();
+    assert_eq!(
+        position,
+        Ok(Some(rig::FRAME)),
+        "the end of the frame that the sink holds"
+    );
 }
 
 /// Flushing seeks of a pipeline, playing and paused, and in the middle of a run.

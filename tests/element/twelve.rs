@@ -327,7 +327,19 @@ fn rule_09_no_lock_is_held_across_inference_push_post_or_notify() {
             .static_pad("src")
             .unwrap()
             .query(&mut gst::query::Latency::new());
+        let _ = element.query_position::<ClockTime>();
+        let _ = element.query_duration::<ClockTime>();
         element.send_event(gst::event::Latency::new(ClockTime::SECOND));
+    };
+    // The streaming thread's own lock is no hindrance to itself.
+    let touch_elsewhere = move |element: &gst::Element| {
+        let (element, (done, all)) = (element.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || {
+            touch(&element);
+            done.send(())
+        });
+        all.recv_timeout(Duration::from_secs(20))
+            .expect("nothing waits for the push");
     };
     // In a run.
     let rig = Rig::new("brighter");
@@ -340,10 +352,12 @@ fn rule_09_no_lock_is_held_across_inference_push_post_or_notify() {
     assert!(run.join().unwrap().is_err());
     rig.event(gst::event::FlushStop::new(true));
     rig.event(time_segment());
-    // In a push, in a message and in a notification, from the same thread: a lock would wait for itself.
+    // In a push, in a message and in a notification, from the same thread: a lock would wait for itself. In a push from another
+    // one, too, as that of a queue behind the element.
     let element = rig.element.clone();
     rig.on_buffer(move |_| {
         touch(&element);
+        touch_elsewhere(&element);
         Ok(gst::FlowSuccess::Ok)
     });
     let element = rig.element.downgrade();
