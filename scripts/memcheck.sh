@@ -13,6 +13,7 @@ export ORT_DYLIB_PATH
 export G_SLICE=always-malloc G_DEBUG=gc-friendly GST_REGISTRY_FORK=no
 
 say "cargo: building the tests"
+cargo test --locked --no-run --test element # tells what does not compile
 binary=$(cargo test --locked --no-run --test element 2>&1 | sed -n 's/.*(\(.*\/element-[0-9a-f]*\)).*/\1/p')
 [ -x "$binary" ] || die "no test binary: $binary"
 

@@ -20,7 +20,7 @@ use ort::value::{DynValue, TensorRef};
 
 use self::device::{Device, Fixed};
 use crate::bundle::GraphKind;
-use crate::runtime::{DeviceMemory, Provider, Sessions, capture};
+use crate::runtime::{DeviceMemory, Provider, Sessions, capture, without_stop};
 
 /// How often a restorer that waits for a shared session looks whether it is interrupted.
 const TURN: Duration = Duration::from_millis(5);
@@ -39,7 +39,8 @@ pub enum RestoreError {
     Interrupted,
 
     #[error(
-        "out of memory on {device} while graph {graph} ran: {reason}. Use a smaller bundle, fewer elements, or another device"
+        "out of memory on {device} while graph {graph} ran: {}. Use a smaller bundle, fewer elements, or another device",
+        without_stop(reason)
     )]
     OutOfMemory {
         device: String,

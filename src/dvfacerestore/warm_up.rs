@@ -19,6 +19,10 @@ use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
 use crate::restorer::{Interrupt, Reason, RestoreError, Restorer};
 
+/// Code of its progress messages.
+const CODE: &str = "warm-up";
+const CANCELED: &str = "Canceled";
+
 type Measured = Result<Duration, RestoreError>;
 
 /// A warm-up in a thread of its own.
@@ -162,7 +166,11 @@ impl DvFaceRestore {
             }
         }
         drop(warm_up);
-        self.end_warm_up();
+        if is_live {
+            self.end_warm_up();
+        } else {
+            self.end_warm_up_as(gst::ProgressType::Complete, "Not needed: the source is not live");
+        }
     }
 
     /// As [`settle_warm_up`](Self::settle_warm_up), with what upstream says now. Where it did not call itself live at the start,
@@ -214,39 +222,40 @@ impl DvFaceRestore {
         }
     }
 
-    /// Ends a warm-up that goes on. It is taken out first: no lock is held while its thread ends.
+    /// Ends a warm-up that goes on.
     pub(super) fn end_warm_up(&self) {
+        self.end_warm_up_as(gst::ProgressType::Canceled, CANCELED);
+    }
+
+    /// Ends a warm-up that goes on, and says why. It is taken out first: no lock is held while its thread ends.
+    fn end_warm_up_as(&self, kind: gst::ProgressType, text: &str) {
         let Some(warm_up) = self.warm_up.lock().take() else {
             return;
         };
         if !warm_up.is_taken() {
-            self.tell_warm_up_canceled();
+            self.progress(kind, CODE, text);
         }
         drop(warm_up);
     }
 
     fn tell_warm_up_begins(&self) {
-        self.progress(gst::ProgressType::Start, "warm-up", "First run of the graphs");
-    }
-
-    fn tell_warm_up_canceled(&self) {
-        self.progress(gst::ProgressType::Canceled, "warm-up", "Canceled");
+        self.progress(gst::ProgressType::Start, CODE, "First run of the graphs");
     }
 
     /// Tells how a warm-up ended.
     fn tell_warm_up_ends(&self, frames: usize, measured: Measured) -> Result<Duration, gst::ErrorMessage> {
         let measured = match measured {
             Err(error @ RestoreError::Interrupted) => {
-                self.tell_warm_up_canceled();
+                self.progress(gst::ProgressType::Canceled, CODE, CANCELED);
                 return Err(model::restore_message(&error));
             }
-            measured => self.or_progress_error("warm-up", measured.map_err(|error| model::restore_message(&error)))?,
+            measured => self.or_progress_error(CODE, measured.map_err(|error| model::restore_message(&error)))?,
         };
         let text = format!(
             "A window of {frames} frames takes {:.1} ms",
             measured.as_secs_f64() * 1e3
         );
-        self.progress(gst::ProgressType::Complete, "warm-up", &text);
+        self.progress(gst::ProgressType::Complete, CODE, &text);
         Ok(measured)
     }
 }

@@ -8,6 +8,7 @@ use ort::value::{TensorElementType, TensorRef, ValueType};
 
 use super::decode::{self, YUNET_STRIDES, YunetHead};
 use super::{Found, Rect};
+use crate::runtime::without_stop;
 
 /// Long side of the picture that YuNet sees, in pixels: at most, and at least where the frame has as many.
 const YUNET_SIDES: (f64, f64) = (160.0, 640.0);
@@ -42,7 +43,7 @@ pub enum DetectorError {
     #[error("detector: {}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
 
-    #[error("detector: {}: {reason}. Give the file of YuNet (2023) or of Ultra-Light RFB-320", path.display())]
+    #[error("detector: {}: {}. Give the file of YuNet (2023) or of Ultra-Light RFB-320", path.display(), without_stop(reason))]
     Unusable { path: PathBuf, reason: String },
 
     #[error("detector failed: {0}")]

@@ -5,8 +5,8 @@
 //! for [`HOLD_FRAMES`], then its track fades and ends; behind another face it is waited for longer, and unseen. Tracks begin and end softly, but for those that are there when a scene begins.
 //!
 //! Of the tracks, up to `max_faces` are shown: those that are shown already, then the largest. A face that is too small, too large,
-//! turned too far away or hardly in the frame is followed and not shown; it comes back when it is a tenth (for the turn, a fifth) inside
-//! the limit, so that a face at the limit does not flicker.
+//! turned too far away or hardly in the frame is followed and not shown. So that a face at a limit does not flicker, one that is shown
+//! stays until its size is a tenth beyond, and one that has turned away comes back when it is a fifth inside.
 
 use pathfinding::prelude::{Matrix, kuhn_munkres};
 

@@ -43,8 +43,9 @@ pub enum RuntimeError {
 
     /// The library is there and cannot be used: not ONNX Runtime, or too old.
     #[error(
-        "{}: {reason}. ONNX Runtime 1.{} or later is needed",
+        "{}: {}. ONNX Runtime 1.{} or later is needed",
         path.display(),
+        without_stop(reason),
         ort::MINOR_VERSION
     )]
     LibraryUnusable { path: PathBuf, reason: String },
@@ -59,7 +60,7 @@ pub enum RuntimeError {
     OtherLibraryLoaded { loaded: PathBuf, wanted: PathBuf },
 
     /// The provider that the user named cannot run here.
-    #[error("provider={provider} is not available: {reason}. {remedy}")]
+    #[error("provider={provider} is not available: {}. {remedy}", without_stop(reason))]
     ProviderUnavailable {
         provider: &'static str,
         reason: String,
@@ -67,7 +68,11 @@ pub enum RuntimeError {
     },
 
     /// ONNX Runtime refuses a graph.
-    #[error("graph {graph}: {}: ONNX Runtime cannot load it: {reason}. Get or export the bundle again", path.display())]
+    #[error(
+        "graph {graph}: {}: ONNX Runtime cannot load it: {}. Get or export the bundle again",
+        path.display(),
+        without_stop(reason)
+    )]
     GraphRefused {
         graph: GraphKind,
         path: PathBuf,
@@ -107,4 +112,9 @@ pub(crate) fn tells_of_memory(text: &str) -> bool {
     ]
     .iter()
     .any(|sign| text.contains(sign))
+}
+
+/// A reason of ONNX Runtime, of which some end in a full stop, as a part of a longer text.
+pub(crate) fn without_stop(reason: &str) -> &str {
+    reason.trim_end().trim_end_matches('.')
 }

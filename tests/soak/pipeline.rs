@@ -147,9 +147,7 @@ impl Soak {
     fn change_caps(&mut self) {
         let format = *self.random.pick(&["RGB", "I420", "NV12", "BGRA", "I420_10LE"]);
         let (width, height) = *self.random.pick(&[(32, 32), (64, 48), (33, 17), (160, 90)]);
-        let rate = *self.random.pick(&["25/1", "50/1", "0/1"]);
-        // A source needs a rate to tell times.
-        let rate = if rate == "0/1" { "30/1" } else { rate };
+        let rate = *self.random.pick(&["25/1", "50/1", "30/1"]);
         let caps = format!("video/x-raw,format={format},width={width},height={height},framerate={rate}");
         self.say(caps.clone());
         self.filter.set_property("caps", caps.parse::<gst::Caps>().unwrap());
