@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -233,13 +233,3 @@ class ClipDataset:
     def _whole(self, name: str, frames: int) -> np.ndarray:
         """The first frames of an array of the cache, in memory."""
         return np.array(np.load(self.cache / name, mmap_mode="r")[:frames])
-
-    def validation(self, frames: int = 17) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
-        """All entries with at least `frames` frames as (clean, degraded, index line), in a fixed shuffled order.
-
-        The presets of one clip follow each other.
-        The arrays are the first `frames` frames, uint8 [frames, H, W, 3], whole pictures; the line has `preset`.
-        """
-        for line in self.pairs:
-            if line["frames"] >= frames:
-                yield *self.pair(line, line["preset"], frames), line

@@ -25,6 +25,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -140,6 +141,15 @@ def scan(folder: str | Path, exclude: tuple[str, ...] = ()) -> list[Source]:
     return [s for s in sources if not any(text in s.label or text in s.repository for text in exclude)]
 
 
+def frame_files(folder: Path) -> list[Path]:
+    """The PNG files of a clip in the order of time: numbers in their names count as such, 2.png comes before 10.png."""
+
+    def place(path: Path) -> tuple[list[str | int], str]:
+        return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", path.name)], path.name
+
+    return sorted((path for path in folder.iterdir() if path.suffix.lower() == ".png"), key=place)
+
+
 def split_people(sources: list[Source], video_people: int, photo_people: int) -> set[str]:
     """The persons held out: those of least hash, `video_people` among clips and `photo_people` among photos."""
     held_out: set[str] = set()
@@ -174,7 +184,7 @@ def _read_image(path: Path) -> np.ndarray:
 
 def _frame_count(source: Source) -> int:
     if source.kind == "frames":
-        return len(list(source.path.glob("*.png")))
+        return len(frame_files(source.path))
     if source.kind == "photo":
         return 1
     # A container that does not say how long it is has to be decoded.
@@ -185,7 +195,7 @@ def _load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray
     if source.kind == "photo":
         return photo_clip(square(_read_image(source.path), size), frames, stable_hash(f"{source.name}/camera"))
     if source.kind == "frames":
-        files = sorted(source.path.glob("*.png"))[start : start + frames]
+        files = frame_files(source.path)[start : start + frames]
         return np.stack([square(_read_image(path), size) for path in files])
     return np.stack([square(frame, size) for frame in read_video(source.path, start, frames)])
 

@@ -32,7 +32,7 @@ PSNR between `light` and `strong` (medians there: 26.3 and 22.6 dB).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -574,8 +574,3 @@ def _apply(draw: dict[str, Any], frames: list[np.ndarray]) -> list[np.ndarray]:
     if op == "jpeg":
         return _jpeg(frames, draw)
     return _video(frames, draw)
-
-
-def describe_presets() -> dict[str, dict[str, Any]]:
-    """The preset tables as plain dictionaries, for a training log."""
-    return {name: asdict(preset) for name, preset in PRESETS.items()}

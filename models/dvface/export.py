@@ -301,8 +301,8 @@ def export_bundle(
     (fused_ops.py).
     `unchecked`: nothing is run, and the manifest says so. `device`: where torch and ONNX Runtime run.
 
-    Raises ValueError where the frames are not the config's, or a type other than f32 is to be quantised; ParityError,
-    and leaves no bundle.toml, where ONNX Runtime differs from torch in f32 by more than the limits;
+    Raises ValueError where the frames are not the config's, or what is not f32 or not run is to be quantised;
+    ParityError, and leaves no bundle.toml, where ONNX Runtime differs from torch in f32 by more than the limits;
     UnsupportedTypeError for bf16 on the CPU unless `unverified`; MissingProviderError for `device` cuda where
     ONNX Runtime has no CUDA.
     """
@@ -312,6 +312,10 @@ def export_bundle(
         raise ValueError(f"frames: expected torch.uint8 {shape}, found {frames.dtype} {tuple(frames.shape)}")
     if int8_windows and dtype != "f32":
         raise ValueError(f"8-bit convolutions: expected the rest in f32, found {dtype}")
+    if int8_windows and unchecked:
+        raise ValueError(
+            "8-bit convolutions: expected graphs that are run, as ranges and choice need it, found unchecked"
+        )
     out.mkdir(parents=True, exist_ok=True)
     for file in (out / MANIFEST, *(file for name in GRAPHS for file in graph_files(out, name))):
         file.unlink(missing_ok=True)

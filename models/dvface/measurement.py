@@ -108,9 +108,14 @@ class Meter:
         return [Record(case.dataset, case.preset, case.clip, method, *figure, case.draw) for figure in figures]
 
     def _collect(self, scene: Scene, method: str, clip: np.ndarray) -> None:
-        if self._i3d is not None:
-            key = (scene.case.dataset, scene.case.preset, method)
-            self._features.setdefault(key, []).append(self._i3d(clip))
+        if self._i3d is None:
+            return
+        key = (scene.case.dataset, scene.case.preset, method)
+        try:
+            with no_downloads():
+                self._features.setdefault(key, []).append(self._i3d(clip))
+        except Exception as error:
+            self._i3d, self.reasons["FVD"] = None, _failure(error)
 
     def _optional(self, name: str, subject: Subject) -> tuple[str, float, str]:
         if name not in self._scores:
@@ -118,8 +123,8 @@ class Meter:
         try:
             with no_downloads():
                 value = self._scores[name](subject)
-        except Exception as error:  # an optional library's failure must not end hours of measuring
-            return name, float("nan"), f"failed: {type(error).__name__}: {error}".splitlines()[0]
+        except Exception as error:
+            return name, float("nan"), _failure(error)
         return name, value, "no face found" if np.isnan(value) else ""
 
     def _alone(self, scene: Scene, clip: np.ndarray) -> list[tuple[str, float, str]]:
@@ -143,6 +148,11 @@ class Meter:
         found.append(("Sharpness", metrics.sharpness(clip, truth, scene.regions), ""))
         found.append(("Detail", metrics.detail(clip, truth, scene.regions), ""))
         return found
+
+
+def _failure(error: Exception) -> str:
+    """What an optional library that fails leaves in the place of its figure: it must not end hours of measuring."""
+    return f"failed: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def _value(measure: Callable[[], float]) -> tuple[float, str]:

@@ -249,10 +249,11 @@ def _vidd() -> Score:
 
     def embed(frame: np.ndarray, box: Box) -> np.ndarray:
         left, top, across, down = box
-        side = max(across, down)
-        corner = (left + across / 2 - side / 2, top + down / 2 - side / 2)
-        shift = np.float32([[128 / side, 0, -corner[0] * 128 / side], [0, 128 / side, -corner[1] * 128 / side]])
-        crop = cv2.warpAffine(luma(frame), shift, (128, 128), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+        side = max(1, round(max(across, down)))
+        centre = (left + (across - 1) / 2, top + (down - 1) / 2)
+        # Beyond the frame its border is repeated.
+        square = cv2.getRectSubPix(luma(frame).astype(np.float32), (side, side), centre)
+        crop = cv2.resize(square, (128, 128), interpolation=cv2.INTER_AREA if side > 128 else cv2.INTER_LINEAR)
         with torch.inference_mode():
             return network(torch.from_numpy(crop)[None, None].float() / 127.5 - 1).numpy().ravel()
 

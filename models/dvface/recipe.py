@@ -208,7 +208,7 @@ class Recipe:
     def __post_init__(self):
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("precision", self.precision, PRECISIONS)
-        for name in ("steps", "warmup", "accumulate", "every"):
+        for name in self.counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         for name in ("learning_rate", "clip"):
@@ -221,6 +221,11 @@ class Recipe:
     def shares(self) -> tuple[str, ...]:
         """Fields that are shares of something."""
         return ("final_rate", "ema")
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """Fields that are at least 1."""
+        return ("steps", "warmup", "accumulate", "every")
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,10 @@ class CodesRecipe(Recipe):
     @property
     def shares(self) -> tuple[str, ...]:
         return (*super().shares, "plain_share", "revive_until")
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        return (*super().counts, "revive_every")
 
 
 @dataclass(frozen=True)

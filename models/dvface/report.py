@@ -117,9 +117,10 @@ def gain_table(records: list[Record], method: str) -> str:
     groups: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for (dataset, preset, clip, draw, name, metric), value in values.items():
         if name == method and metric == "PSNR" and not math.isnan(value):
-            figures = [
-                values[dataset, preset, clip, draw, who, what] for what in ("PSNR", "SSIM") for who in (INPUT, method)
-            ]
+            asked = [(dataset, preset, clip, draw, who, what) for what in ("PSNR", "SSIM") for who in (INPUT, method)]
+            if any(key not in values for key in asked):
+                continue  # figures measured elsewhere need not have all of them
+            figures = [values[key] for key in asked]
             groups.setdefault((dataset, preset), {}).setdefault(clip, []).append(figures)
     if not groups:
         return ""

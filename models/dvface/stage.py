@@ -53,6 +53,14 @@ class Stage:
         shares = {name: getattr(self.recipe, name, 0.0) for name in SAMPLE_SHARES}
         return ClipDataset(self.cache, "train", self.recipe.mix.weights(), **shares)
 
+    def notes(self) -> list[str]:
+        """What the user of stage 2 should know: weights that nobody has trained."""
+        notes, found = self.config.notes(), self.init.get("stage")
+        if self.model.prior is not None and not self.resumes and found not in ("prediction", "restorer"):
+            of = f"of stage {found!r}, not of --part prediction" if found else "not given"
+            notes.append(f"the prior extractor has not learned to predict codes: --init is {of}")
+        return notes
+
     def about(self, dataset: ClipDataset) -> dict[str, str]:
         """What a bundle says of its weights."""
         clips, portraits = (
@@ -211,6 +219,8 @@ def parse_stage(description: str, stages: tuple[str, ...], argv: list[str] | Non
     recipe = overridden(training.stages[name], args)
     check_phases(recipe, config)
     device = device_by_name(args.device)
+    if not args.minutes > 0:
+        raise ValueError(f"--minutes: expected more than 0, found {args.minutes:g}")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -242,9 +252,6 @@ def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv:
     try:
         stage = parse_stage(description, tuple(tasks), argv)
         dataset = stage.dataset()
-        if stage.name == "restorer":
-            for note in stage.config.notes():
-                print(f"note: {note}", file=sys.stderr)
         trainer = Trainer(
             tasks[stage.name](stage),
             stage.recipe,
@@ -258,5 +265,8 @@ def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv:
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if stage.name == "restorer":
+        for note in stage.notes():
+            print(f"note: {note}", file=sys.stderr)
     trainer.train(dataset, stage.pause_at)
     return 0

@@ -142,8 +142,10 @@ class PredictionTask(Task):
         self.recipe: PredictionRecipe = stage.recipe
         self.decoder = prior_decoder(stage.config.prior, stage.config.vae)
         if not stage.resumes:
-            if "prior_decoder" not in stage.init:
-                raise ValueError("--init: expected model.pt of --part codes, found none, or one without prior_decoder")
+            found = stage.init.get("stage")
+            if found != "codes":  # another's encoder would not give the truth
+                found = f"stage {found!r}" if found else "none"
+                raise ValueError(f"--init: expected model.pt of --part codes, found {found}")
             self.decoder.load_state_dict(stage.init["prior_decoder"])
         self.teacher = copy.deepcopy(self.prior)
         super().__init__(stage.model, {"decoder": self.decoder, "teacher": self.teacher}, [self.prior])

@@ -261,7 +261,7 @@ class Trainer:
     `about` says of it. Both can be given to the next stage's `--init` and to `dvface.export`. Besides these:
     `log.jsonl`, `sheet_*.png`, `tensorboard/`.
 
-    Raises ValueError for a precision that the device lacks, and for a checkpoint of another stage or config.
+    Raises ValueError for a precision that the device lacks, and for a checkpoint of another stage, config or recipe.
     """
 
     def __init__(
@@ -304,7 +304,17 @@ class Trainer:
                     "use another --run"
                 )
         load_parts(self.task.model, state["model"], str(self.checkpoint))
-        training = state["training"]
+        try:
+            self._take_up(state["training"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{self.checkpoint}: expected the state of a run with this recipe, found another's ({error}); use "
+                "another --run, with --init where it is to begin with these weights"
+            ) from error
+        self._forget_later_lines()
+
+    def _take_up(self, training: dict[str, Any]) -> None:
+        """Goes on where the run was. Raises KeyError, RuntimeError or ValueError where it had other parts."""
         self.task.helpers.load_state_dict(training["helpers"])
         with torch.no_grad():
             for name, value in self.trained.items():
@@ -321,7 +331,6 @@ class Trainer:
         torch.set_rng_state(training["rng"])
         if self.device.type == "cuda" and training["cuda_rng"]:
             torch.cuda.set_rng_state_all(training["cuda_rng"])
-        self._forget_later_lines()
 
     def _forget_later_lines(self) -> None:
         """Steps past the checkpoint, where an earlier one was put in its place, come again."""

@@ -12,7 +12,7 @@ from skimage import data as pictures
 from dvface import data
 from dvface.camera import camera_path, photo_clip
 from dvface.clips import ClipDataset, crop_of, face_of
-from dvface.data import BuildOptions, EvaluationDataError, build, plan, psnr, read_index, scan
+from dvface.data import BuildOptions, EvaluationDataError, build, frame_files, plan, psnr, read_index, scan
 from dvface.degradation import Degradation
 from dvface.lighting import LUMA, random_light, relight
 from dvface.video import write_video
@@ -241,6 +241,21 @@ def test_vfhq_layout(tmp_path):
     clean = np.load(tmp_path / "out" / line["clean"])
     assert np.array_equal(clean, moving(7, 2, side=64)[line["start"] : line["start"] + line["frames"]])
     assert {x["kind"] for x in lines} == {"video"}
+
+
+def test_frames_come_in_the_order_of_their_numbers(tmp_path):
+    """Without leading zeros, and with names in capitals, as cameras and ffmpeg write them."""
+    frames = moving(12, 3, side=64)
+    for i, frame in enumerate(frames):
+        save_png(tmp_path / "in" / "clip" / f"f{i + 1}.png", frame)
+    (tmp_path / "in/clip/f11.png").rename(tmp_path / "in/clip/F11.PNG")
+    (source,) = scan(tmp_path / "in")
+    assert [path.name for path in frame_files(source.path)][-2:] == ["f10.png", "f12.png"]
+    (tmp_path / "in/clip/F11.PNG").rename(tmp_path / "in/clip/f11.PNG")
+    options = BuildOptions(**{**vars(OPTIONS), "segment_frames": 12, "segments": 1, "relit_every": 0})
+    options = BuildOptions(**{**vars(options), "validation_people": 0, "validation_photos": 0})
+    (line,) = {x["clean"]: x for x in build([source], tmp_path / "out", options, workers=1)}.values()
+    assert np.array_equal(np.load(tmp_path / "out" / line["clean"]), frames)
 
 
 def test_names_must_differ(tmp_path):
@@ -563,12 +578,14 @@ def test_recoloured_samples_have_other_colours_on_both_sides(cache):
 
 
 def test_validation(cache, tmp_path):
-    entries = list(ClipDataset(cache, "validation").validation(frames=4))
-    assert len(entries) == 3 * len({x[2]["id"] for x in entries}) >= 9
-    for clean, degraded, line in entries:
-        assert clean.shape == degraded.shape == (4, 64, 64, 3)
-        assert line["preset"] in ("strong", "medium", "light")
-    assert list(ClipDataset(cache, "validation").validation(frames=5)) == []
+    dataset = ClipDataset(cache, "validation")
+    for preset in ("strong", "medium", "light"):
+        lines = dataset.pairs_of(preset, 4)
+        assert len({line["id"] for line in lines}) == len(lines) >= 3
+        for line in lines:
+            clean, degraded = dataset.pair(line, preset, 4)
+            assert clean.shape == degraded.shape == (4, 64, 64, 3) and not np.array_equal(clean, degraded)
+        assert dataset.pairs_of(preset, 5) == []
     with pytest.raises(FileNotFoundError, match="no entry of split 'train'"):
         ClipDataset(tmp_path)
 

@@ -8,7 +8,7 @@ from skimage import data as pictures
 
 from dvface import degradation
 from dvface.data import psnr
-from dvface.degradation import PRESETS, Degradation, describe_presets, make_kernel
+from dvface.degradation import PRESETS, Degradation, make_kernel
 
 DEGRADING = [name for name in PRESETS if name != "clean"]
 
@@ -216,8 +216,8 @@ def test_ringing_is_a_wide_ideal_low_pass():
 
 
 def test_descriptions_are_json():
-    json.dumps(Degradation("medium", 1).describe())
-    assert set(json.loads(json.dumps(describe_presets()))) == set(PRESETS)
+    for preset in PRESETS:
+        json.dumps(Degradation(preset, 1).describe())
 
 
 @pytest.mark.parametrize("kind", degradation._KERNELS)

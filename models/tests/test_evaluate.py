@@ -217,6 +217,9 @@ def test_gain_table_has_the_least_gain() -> None:
     mean = "| data | **strong** | **mean** | 29.00 | 29.75 | +0.75 | -0.50 (b.mp4) | 1 of 2 | 0.2900 | 0.2975 |"
     assert lines[4] == mean
     assert report.gain_table([record("PSNR", "ours", NAN)], "ours") == ""
+    # Figures measured elsewhere may be of other clips, and fewer.
+    elsewhere = record("PSNR", "ours", 31.0, clip="c.mp4")
+    assert report.gain_table([*records, elsewhere], "ours").splitlines() == lines
 
 
 def test_draws_of_a_clip_are_one_row() -> None:
@@ -395,6 +398,18 @@ def test_fvd_is_of_all_clips_of_a_block(weightless: None, tmp_path: Path) -> Non
     for preset in ("strong", "light"):
         assert meter.fvd("data", preset, "input").value == pytest.approx(expected, abs=1e-2)
     assert meter.fvd("data", "strong", "input").clip == "*"
+
+    class Broken(torch.nn.Module):
+        def forward(self, video: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+            raise RuntimeError("out of memory")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.script(Broken()).save(str(weights))
+    meter = Meter()
+    scene = meter.scene(Case("data", "strong", "a", Path("a"), None), clips[0] - 1, clips[0])
+    assert any(record.metric == "PSNR" for record in meter.measure(scene, "input", clips[0] - 1))
+    assert "failed: " in meter.fvd("data", "strong", "input").note, "what was measured is kept"
 
 
 def test_draws_are_measured_apart_and_drawn_once(weightless: None, tmp_path: Path) -> None:

@@ -357,6 +357,20 @@ def test_vidd_looks_at_the_face(hub: Path) -> None:
     assert score(Subject(clip, None, (10.0, 70.0, 20.0, 20.0))) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_vidd_sees_a_large_face_without_aliases(hub: Path) -> None:
+    class Spread(torch.nn.Module):
+        def forward(self, grey: torch.Tensor) -> torch.Tensor:
+            return grey.std(dim=(1, 2, 3))[:, None]
+
+    save_script(Spread(), hub / "arcface_resnet18.torchscript.pt")
+    score = optional_metrics.build_all()[0]["VIDD"]
+    clip = np.full((2, 320, 320, 3), 128, np.uint8)
+    rows, columns = np.indices((320, 320))
+    clip[1] += np.where((rows + columns) % 2, 100, -100).astype(np.int8).view(np.uint8)[..., None]
+    # What is finer than the network's pixels is their mean.
+    assert score(Subject(clip, None, (10.0, 10.0, 300.0, 300.0))) < 0.1
+
+
 def test_keypoint_distance_is_in_shares_of_the_frame() -> None:
     clean = np.zeros((9, 20, 40, 3), np.uint8)
     moved = clean.copy()

@@ -63,6 +63,7 @@ def changed(path: str, value: object = None) -> dict:
         ("train.coeds", {}, "train.coeds: expected one of vae, codes, .*, found an unknown field"),
         ("train.codes.steps", "many", "train.codes.steps: expected int, found 'many'"),
         ("train.codes.steps", 0, "train.codes.steps: expected at least 1, found 0"),
+        ("train.codes.revive_every", 0, "train.codes.revive_every: expected at least 1, found 0"),
         ("train.codes.steps", True, "train.codes.steps: expected int, found True"),
         ("train.codes.learning_rate", -1.0, "train.codes.learning_rate: expected more than 0, found -1.0"),
         ("train.codes.ema", 1.5, "train.codes.ema: expected 0 to 1, found 1.5"),

@@ -150,11 +150,13 @@ def test_ranges_that_do_not_hold_are_found(tmp_path, monkeypatch):
     assert not (tmp_path / "bundle.toml").exists()
 
 
-def test_only_f32_is_quantised(tmp_path):
+def test_only_what_is_f32_and_run_is_quantised(tmp_path):
     model = small_model()
     frames = check_frames(model.config)
     with pytest.raises(ValueError, match="expected the rest in f32, found f16"):
         export_bundle(model, tmp_path, frames, dtype="f16", int8_windows=[frames.numpy()])
+    with pytest.raises(ValueError, match="expected graphs that are run, found unchecked"):
+        export_bundle(model, tmp_path, frames, unchecked=True, int8_windows=[frames.numpy()])
 
 
 def test_calibration_wants_the_bundles_frames(tmp_path):
