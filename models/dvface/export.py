@@ -313,9 +313,7 @@ def export_bundle(
     if int8_windows and dtype != "f32":
         raise ValueError(f"8-bit convolutions: expected the rest in f32, found {dtype}")
     if int8_windows and unchecked:
-        raise ValueError(
-            "8-bit convolutions: expected graphs that are run, as ranges and choice need it, found unchecked"
-        )
+        raise ValueError("8-bit convolutions: expected graphs that are run, found unchecked: runs give the ranges")
     out.mkdir(parents=True, exist_ok=True)
     for file in (out / MANIFEST, *(file for name in GRAPHS for file in graph_files(out, name))):
         file.unlink(missing_ok=True)

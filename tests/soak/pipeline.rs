@@ -61,6 +61,16 @@ fn tell_faces(element: &gst::Element) -> Arc<AtomicBool> {
     flag
 }
 
+/// Asks upstream for the position before each frame that the sink gets, in the thread of the last queue, as elements that show
+/// progress do. The element may be waiting for that queue meanwhile.
+fn ask_from_behind(sink: &gst::Element) {
+    let pad = sink.static_pad("sink").unwrap();
+    pad.add_probe(gst::PadProbeType::BUFFER, |pad, _| {
+        let _ = pad.peer_query(&mut gst::query::Position::new(gst::Format::Time));
+        gst::PadProbeReturn::Ok
+    });
+}
+
 /// The pipeline, and what is drawn for it.
 pub struct Soak {
     pipeline: gst::Pipeline,
@@ -115,6 +125,7 @@ impl Soak {
         );
         let failing = Arc::new(AtomicBool::new(true));
         let tells_faces = tell_faces(&element);
+        ask_from_behind(&sink);
         let ledger = watch(&element, &sink, &failing);
         let mut soak = Self {
             pipeline,
@@ -224,6 +235,8 @@ impl Soak {
                 _ => {
                     let _ = self.element.property::<gst::Structure>("stats");
                     let _ = self.pipeline.query(&mut gst::query::Latency::new());
+                    let _ = self.element.query_position::<ClockTime>();
+                    let _ = self.element.query_duration::<ClockTime>();
                 }
             },
             80..90 => {
