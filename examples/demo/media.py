@@ -51,7 +51,7 @@ def probe(path: Path) -> Media:
             first = list(islice(container.decode(stream), _PROBED_FRAMES))
             if not first:
                 raise DemoError(f"{path}: no video frame could be decoded")
-            shown = _upright(first[0])
+            shown = to_rgb(first[0])
             return Media(
                 path=path,
                 width=shown.shape[1],
@@ -67,11 +67,6 @@ def probe(path: Path) -> Media:
         raise DemoError(f"{path}: not a video file that FFmpeg reads ({error.strerror})") from error
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    # FFmpeg's angle is counter-clockwise, as numpy's quarter turns are.
-    return np.ascontiguousarray(np.rot90(to_rgb(frame), round(frame.rotation / 90)))
-
-
 def frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     """Time in seconds, from 0 at the first frame, and uint8 RGB [H, W, 3] of each frame of `path`, upright."""
     with av.open(str(path)) as container:
@@ -80,4 +75,4 @@ def frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
         start = None
         for frame in container.decode(stream):
             start = frame.time if start is None else start
-            yield frame.time - start, _upright(frame)
+            yield frame.time - start, to_rgb(frame)

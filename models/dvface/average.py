@@ -34,8 +34,13 @@ def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def average(paths: list[Path], out: Path) -> None:
     """Writes the mean of checkpoints of one stage and config to `out`, with what the first one has besides weights.
 
-    FileNotFoundError or ValueError where one is none, or of another stage or config.
+    FileNotFoundError or ValueError where one is none, or of another stage or config; ValueError for fewer than two, and
+    where `out` is there already: a checkpoint that was meant to be averaged would be lost.
     """
+    if len(paths) < 2:
+        raise ValueError(f"expected two checkpoints or more and a file to write, found {len(paths)} and {out}")
+    if out.exists():
+        raise ValueError(f"{out}: expected a new file to write, found one; remove it first, or give another name")
     checkpoints = [read_checkpoint(path) for path in paths]
     for name in ("stage", "config"):
         found = {str(checkpoint[name]) for checkpoint in checkpoints}

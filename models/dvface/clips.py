@@ -120,15 +120,21 @@ class ClipDataset:
             self._groups[frames] = groups
         return self._groups[frames]
 
+    def check(self, frames: int, size: int) -> None:
+        """Raises ValueError where no entry has that many frames or pixels."""
+        if not self._choices(frames) or size > self.pairs[0]["size"]:
+            raise ValueError(
+                f"{self.cache}: no {self.split} entry of {frames} frames of {size}x{size} for mix {self.mix}"
+            )
+
     def sample(self, rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """A random crop: (clean, degraded), uint8 [frames, size, size, 3] each, contiguous, at the same place.
 
         The corner is a multiple of 8 pixels, so that codec blocks keep their place; flipped left-right and reversed in
         time with probability one half each. ValueError if no entry has that many frames or pixels.
         """
+        self.check(frames, size)
         groups = self._choices(frames)
-        if not groups or size > self.pairs[0]["size"]:
-            raise ValueError(f"sample: no {self.split} entry of {frames} frames of {size}x{size} for mix {self.mix}")
         keys = list(groups)
         weights = np.array([groups[key][0] for key in keys])
         kind, preset = keys[int(rng.choice(len(keys), p=weights / weights.sum()))]

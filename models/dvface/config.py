@@ -23,6 +23,12 @@ class WindowConfig:
     frames: int
     overlap: int
 
+    def __post_init__(self):
+        if self.frames < 1:
+            raise ValueError(f"window.frames: expected 1 or more, found {self.frames}")
+        if not 0 <= 2 * self.overlap <= self.frames:
+            raise ValueError(f"window.overlap: expected 0 to half of {self.frames} frames, found {self.overlap}")
+
 
 @dataclass(frozen=True)
 class FrameConfig:
@@ -30,6 +36,10 @@ class FrameConfig:
 
     width: int
     height: int
+
+    def __post_init__(self):
+        if min(self.width, self.height) < 1:
+            raise ValueError(f"frame: expected sides of 1 pixel or more, found {self.width}x{self.height}")
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,12 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from av.error import FFmpegError
 
 from dvface.camera import photo_clip
 from dvface.degradation import Degradation
 from dvface.lighting import random_light, relight
-from dvface.video import clip_info, read_video
+from dvface.video import count_frames, read_video
 
 if TYPE_CHECKING:  # needs torch, which a worker can do without
     from dvface.face_region import Box, Detect
@@ -127,18 +128,26 @@ def scan(folder: str | Path, exclude: tuple[str, ...] = ()) -> list[Source]:
         media = sorted(here / n for n in names if Path(n).suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES)
         rows = [manifests.row(path) for path in media]
         if len(media) >= 2 and here != folder and not any(rows) and all(p.suffix.lower() == ".png" for p in media):
-            label = here.relative_to(folder).as_posix()
-            sources.append(Source(here, "frames", _person_of(here.name), label.replace("/", "_"), label))
+            row, label = manifests.row(here), here.relative_to(folder).as_posix()
+            refuse_evaluation(here, row)
+            person = row.get("person") or _person_of(here.name)
+            repository = row.get("source_repository", "")
+            sources.append(Source(here, "frames", person, label.replace("/", "_"), row.get("file", label), repository))
             continue
         for path, row in zip(media, rows, strict=True):
-            if row.get("split", "").startswith("eval"):
-                raise EvaluationDataError(f"{path}: its manifest split is {row['split']}; not for training")
+            refuse_evaluation(path, row)
             kind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "photo"
             label = row.get("file", path.relative_to(folder).as_posix())
             name = path.relative_to(folder).with_suffix("").as_posix().replace("/", "_")
             person = row.get("person") or _person_of(path.stem)
             sources.append(Source(path, kind, person, name, label, row.get("source_repository", "")))
     return [s for s in sources if not any(text in s.label or text in s.repository for text in exclude)]
+
+
+def refuse_evaluation(path: Path, row: dict[str, str]) -> None:
+    """Raises EvaluationDataError where a file's or folder's row of the manifest says that it is for evaluation."""
+    if row.get("split", "").startswith("eval"):
+        raise EvaluationDataError(f"{path}: its manifest split is {row['split']}; not for training")
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -176,7 +185,8 @@ def square(frame: np.ndarray, size: int) -> np.ndarray:
 
 def _read_image(path: Path) -> np.ndarray:
     # imdecode of the bytes rather than imread: imread fails on some non-ASCII paths without saying so.
-    bgr = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
+    content = np.fromfile(path, dtype=np.uint8)
+    bgr = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     if bgr is None:
         raise ValueError(f"{path}: not an image that OpenCV can read")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -187,8 +197,7 @@ def _frame_count(source: Source) -> int:
         return len(frame_files(source.path))
     if source.kind == "photo":
         return 1
-    # A container that does not say how long it is has to be decoded.
-    return clip_info(source.path).frames or len(read_video(source.path))
+    return count_frames(source.path)
 
 
 def _load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray:
@@ -224,6 +233,9 @@ class BuildOptions:
     presets: tuple[str, ...] = ("strong", "medium", "light")
 
     def __post_init__(self) -> None:
+        for name in ("size", "segments", "segment_frames", "photo_frames", "validation_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {getattr(self, name)}")
         known = BuildOptions.presets
         if self.presets == (CLEAN,):
             return
@@ -304,12 +316,22 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
     validation: list[Job] = []
     clips: list[Job] = []
     photos: list[Job] = []
-    short = 0
+    short, unreadable = 0, []
+
+    def starts_of(source: Source, frames: int, segments: int) -> list[int]:
+        nonlocal short
+        try:
+            starts = _segment_starts(_frame_count(source), frames, segments)
+        except (OSError, ValueError, FFmpegError) as error:
+            unreadable.append(f"{source.path} left out: {str(error).removeprefix(f'{source.path}: ')}")
+            return []
+        short += not starts
+        return starts
+
     for source in sorted(sources, key=lambda s: (stable_hash(s.name), s.name)):
         if source.person in held_out:
             frames, variants = options.validation_frames, _VARIANTS
-            starts = [0] if source.kind == "photo" else _segment_starts(_frame_count(source), frames, 1)
-            short += not starts
+            starts = [0] if source.kind == "photo" else starts_of(source, frames, 1)
             validation += [
                 Job(source, "validation", i, s, frames, options.size, variants) for i, s in enumerate(starts)
             ]
@@ -319,8 +341,7 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
             photos.append(Job(source, "train", 0, 0, options.photo_frames, options.size, variants))
         else:
             frames = options.segment_frames
-            starts = _segment_starts(_frame_count(source), frames, options.segments)
-            short += not starts
+            starts = starts_of(source, frames, options.segments)
             for i, start in enumerate(starts):
                 variants = _variants(options.presets)
                 if "strong" in options.presets and stable_hash(f"{source.name}-s{i}/variants") % 2:
@@ -329,7 +350,7 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
     budget = options.max_gib * 2**30 - sum(job.bytes for job in validation)
     if budget < 0:
         raise ValueError(f"max_gib {options.max_gib}: the held-out clips alone need {-budget / 2**30:.1f} GiB more")
-    notes = [f"{short} clips left out: shorter than a segment"] if short else []
+    notes = unreadable + ([f"{short} clips left out: shorter than a segment"] if short else [])
     kept = []
     for what, jobs in (("segments of clips", clips), ("photos", photos)):
         kept.append(_within(jobs, budget))
@@ -455,7 +476,8 @@ def build(
     """Build the cache under `out`, skipping what its index has; returns all index lines. With `detect` they say where
     the face is.
 
-    ValueError if the cache there was built with other options.
+    ValueError if the cache there was built with other options, and, after all else is built, with the names of files
+    that could not be read.
     """
     from tqdm import tqdm  # only the builder draws a bar
 
@@ -471,7 +493,10 @@ def build(
     for line in lines:
         same_segment = built[line["id"]] == segment.get(line["id"], built[line["id"]])
         if line["split"] != split.get(line["person"], line["split"]) or not same_segment:
-            raise ValueError(f"{out}: {line['degraded']} was built with other options; use another folder")
+            raise ValueError(
+                f"{out}: {line['degraded']} was built with other options, or more data has changed who is held out; "
+                "use another folder"
+            )
     # Rewritten, so that a line cut off by a crash is gone before new ones are added.
     write_index(out, lines)
     for job in jobs:
@@ -485,7 +510,7 @@ def build(
         missing = tuple(v for v in job.variants if f"{job.split}/{job.id}/{v[0]}.npy" not in done)
         if missing:
             todo.append(replace(job, variants=missing))
-    total = sum(job.frames * len(job.variants) for job in todo)
+    total, failed = sum(job.frames * len(job.variants) for job in todo), {}
     with (
         (out / INDEX).open("a", encoding="utf-8") as index,
         # Spawned: a forked child can hang on a lock that a thread of OpenCV or FFmpeg held in the parent.
@@ -495,7 +520,12 @@ def build(
         try:
             futures = {pool.submit(run_job, job, out): job for job in todo}
             for future in as_completed(futures):
-                new = [line | faces.get(line["clean"], {}) for line in future.result()]
+                try:
+                    made = future.result()
+                except (OSError, ValueError, cv2.error, FFmpegError) as error:
+                    failed[futures[future].source.path] = error
+                    continue
+                new = [line | faces.get(line["clean"], {}) for line in made]
                 index.writelines(json.dumps(line) + "\n" for line in new)
                 index.flush()
                 lines += new
@@ -507,6 +537,9 @@ def build(
         add_faces(out, lines, detect)
     elif 0 < (unknown := sum("face" not in line for line in lines)) < len(lines):
         print(f"note: {unknown} entries do not say where the face is; --detector finds it", file=sys.stderr)
+    if failed:
+        reasons = "; ".join(f"{path}: {str(error).removeprefix(f'{path}: ')}" for path, error in sorted(failed.items()))
+        raise ValueError(f"all is built but what cannot be read: {reasons}")
     return lines
 
 

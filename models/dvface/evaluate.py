@@ -62,9 +62,12 @@ class Settings:
     pictures: bool = False
 
 
-def evaluate(cases: list[Case], settings: Settings, meter: Meter) -> tuple[list[Record], list[Views]]:
-    """All figures, and what the pictures need. Raises what reading, restoring and comparing raise."""
-    records: list[Record] = []
+def evaluate(
+    cases: list[Case], settings: Settings, meter: Meter, kept: list[Record] | None = None
+) -> tuple[list[Record], list[Views]]:
+    """All figures, and what the pictures need. Raises what reading, restoring and comparing raise; `kept` has then what
+    was measured before."""
+    records: list[Record] = [] if kept is None else kept
     views: list[Views] = []
     total = sum(1 + len(settings.methods) + len(case.outputs) + (case.clean is not None) for case in cases)
     firsts = [case.dataset for case in cases if not case.draw]
@@ -249,21 +252,27 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(arguments)
+    kept: list[Record] = []
     try:
         if args.frames is not None and args.frames < 1:
             raise ValueError(f"--frames: expected 1 or more, found {args.frames}")
         if args.draws < 1:
             raise ValueError(f"--draws: expected 1 or more, found {args.draws}")
         cases = cases_of(args)
+        if args.save or args.results:
+            check_names(cases)
         methods, notes = methods_of(args)
         given = [record for path in args.scores for record in read_csv(path)]
         meter = Meter(open_detector(args.detector) if args.detector else None)
         for folder in filter(None, (args.out, args.save)):
             folder.mkdir(parents=True, exist_ok=True)
         settings = Settings(methods, args.frames, args.save, args.out is not None)
-        records, views = evaluate(cases, settings, meter)
+        records, views = evaluate(cases, settings, meter, kept)
     except (OSError, ValueError, RuntimeError, av.error.FFmpegError) as error:
         print(f"error: {error}", file=sys.stderr)
+        if kept and args.out:
+            write_csv(args.out / "results.csv", kept)
+            print(f"{args.out / 'results.csv'} has what was measured before", file=sys.stderr)
         return 1
     records = merge_scores(records, given)
     gains = [
@@ -278,6 +287,13 @@ def main(arguments: list[str] | None = None) -> int:
         write_csv(args.out / "results.csv", records)
         draw(args.out, views)
     return 0
+
+
+def check_names(cases: list[Case]) -> None:
+    """Raises ValueError where files of two cases would have one name in --save and --results."""
+    names = [f"{case.preset}/{case.stem}" if case.preset else case.stem for case in cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--save and --results: expected clips of different names, found twice: {', '.join(twice)}")
 
 
 def merge_scores(records: list[Record], given: list[Record]) -> list[Record]:

@@ -37,7 +37,7 @@ from .manifest import MANIFEST, graph_files, manifest_text
 from .model import DVFace
 from .onnx_graph import MissingProviderError, UnsupportedTypeError, export_graph, open_graph, run_graph
 from .stage import device_by_name
-from .training import read_checkpoint
+from .training import check_architecture, read_checkpoint
 from .verify import LIMITS, Outputs, ParityError
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -343,7 +343,7 @@ def resized(config: Config, frames: int | None, size: tuple[int, int] | None, ov
 
     Raises ValueError where the sizes do not fit the model.
     """
-    frames = frames or config.window.frames
+    frames = config.window.frames if frames is None else frames
     overlap = min(config.window.overlap, frames // 2) if overlap is None else overlap
     width, height = size or (config.frame.width, config.frame.height)
     return dataclasses.replace(
@@ -372,6 +372,7 @@ def load_model(config: Config, checkpoint: Path) -> tuple[DVFace, str, str]:
         for key, expected in (("stage", TRAINED), ("config", config.name)):
             if state[key] != expected:
                 raise ValueError(f"{checkpoint}: expected {key} {expected!r}, found {state[key]!r}")
+        check_architecture(state, config, checkpoint)
         try:
             model.load_state_dict(state["model"], assign=True)
         except RuntimeError as error:

@@ -23,7 +23,7 @@ from .degradation import PRESETS
 from .frames import to_float
 from .model import DVFace
 from .st_lpips import StLpips, of_middle, open_judge
-from .training import load_parts, psnr, read_checkpoint
+from .training import check_architecture, load_parts, psnr, read_checkpoint
 
 LEFT_ALONE = 0.02
 """Of the input's squared error: whoever changes less has left a clip as it was."""
@@ -61,7 +61,9 @@ def outcome(restored: Tensor, clean: Tensor, degraded: Tensor, perceived: float 
 def load(config: Config, path: Path) -> DVFace:
     """A checkpoint's model, for inference. FileNotFoundError or ValueError where it is none of this config."""
     model = DVFace(config)
-    if absent := load_parts(model, read_checkpoint(path)["model"], str(path)):
+    state = read_checkpoint(path)
+    check_architecture(state, config, path)
+    if absent := load_parts(model, state["model"], str(path)):
         raise ValueError(f"{path}: expected weights of all parts, found none of {', '.join(absent)}")
     return model.eval()
 

@@ -334,7 +334,7 @@ def guarded(report: Report, check: Callable[[Report], None]) -> Report:
     try:
         with torch.no_grad():
             check(report)
-    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError, zipfile.BadZipFile) as error:
         report.problems.append(f"{type(error).__name__}: {error}")
     return report
 
@@ -351,7 +351,7 @@ def read_references(paths: list[Path], reports: list[Report]) -> dict[str, Array
     for path in paths:
         try:
             references[path.name] = read_arrays(path)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
             reports.append(Report(path.name, problems=[f"cannot be read: {error}"]))
     return references
 

@@ -24,6 +24,8 @@ from .training import PARTS, Task, Trainer, has_weights, load_parts, read_checkp
 
 RANDOM = "random"
 """In the place of a file of Wan's weights: train that part from nothing."""
+VALIDATED_FRAMES = 9
+"""Of each held-out clip, in every stage."""
 UNTRAINED_DIT = ("vae", "codes", "prediction")
 """Stages whose checkpoints have a DiT that nobody has trained yet."""
 
@@ -72,8 +74,15 @@ class Stage:
             "degraded by the two-stage RealBasicVSR recipe",
         }
 
+    def check_cache(self, dataset: ClipDataset) -> None:
+        """Raises ValueError or FileNotFoundError where training or validation would miss clips later on."""
+        for phase in self.recipe.phases:
+            dataset.check(phase.frames, phase.size)
+        for _ in self.validation_clips(("light",), limit=1):
+            break
+
     def validation_clips(
-        self, presets: tuple[str, ...], limit: int, frames: int, view: str = "whole"
+        self, presets: tuple[str, ...], limit: int, frames: int = VALIDATED_FRAMES, view: str = "whole"
     ) -> Iterator[tuple[Tensor, Tensor, str, Box]]:
         """At most `limit` held-out (clean, degraded, preset, face) of each preset: videos [1, T, 3, H, W] in [-1, 1] on
         the stage's device, spread over the people; `view` as clips.py says: whole, halved or composited. `face`: its
@@ -221,6 +230,9 @@ def parse_stage(description: str, stages: tuple[str, ...], argv: list[str] | Non
     device = device_by_name(args.device)
     if not args.minutes > 0:
         raise ValueError(f"--minutes: expected more than 0, found {args.minutes:g}")
+    for flag, value in (("--workers", args.workers), ("--seed", args.seed), ("--threads", args.threads or 1)):
+        if value < 0:
+            raise ValueError(f"{flag}: expected 0 or more, found {value}")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -252,6 +264,7 @@ def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv:
     try:
         stage = parse_stage(description, tuple(tasks), argv)
         dataset = stage.dataset()
+        stage.check_cache(dataset)
         trainer = Trainer(
             tasks[stage.name](stage),
             stage.recipe,
@@ -268,5 +281,9 @@ def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv:
     if stage.name == "restorer":
         for note in stage.notes():
             print(f"note: {note}", file=sys.stderr)
-    trainer.train(dataset, stage.pause_at)
+    try:
+        trainer.train(dataset, stage.pause_at)
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0

@@ -119,7 +119,7 @@ class CodesTask(Task):
 
     def validate(self) -> Validation:
         values, rows = [], []
-        for clean, degraded, *_ in self.stage.validation_clips(("light",), limit=4, frames=9):
+        for clean, degraded, *_ in self.stage.validation_clips(("light",), limit=4):
             drawn, _ = self.draw(clean)
             values.append(psnr(drawn, clean))
             rows.append(sheet_row(degraded, drawn, clean))
@@ -172,7 +172,7 @@ class PredictionTask(Task):
         right: dict[str, list[float]] = {name: [] for name in NAMES}
         used: dict[str, set[int]] = {name: set() for name in NAMES}
         rows = []
-        for clean, degraded, *_ in self.stage.validation_clips(("strong", "light"), limit=4, frames=9):
+        for clean, degraded, *_ in self.stage.validation_clips(("strong", "light"), limit=4):
             truth = self.truth(clean)
             logits = self.prior.logits(self.prior.latents(degraded))
             codes = 0.0

@@ -214,7 +214,7 @@ class RestorerTask(Task):
         def add(name: str, value: float) -> None:
             values.setdefault(name, []).append(value)
 
-        clips = list(self.stage.validation_clips(PRESETS, limit=6, frames=9))
+        clips = list(self.stage.validation_clips(PRESETS, limit=6))
         other = self.chosen(clips[-1][1])[1]
         for clean, degraded, preset, _ in clips:
             latent, logits, priors, step, restored = self.step_by_step(degraded)
@@ -251,7 +251,7 @@ class RestorerTask(Task):
                     add(f"worth_{preset}_{name}", before + gain - psnr(model.decode(changed, degraded), clean))
             other = priors
         for view, presets in VIEWS.items():
-            for clean, degraded, preset, face in self.stage.validation_clips(presets, limit=6, frames=9, view=view):
+            for clean, degraded, preset, face in self.stage.validation_clips(presets, limit=6, view=view):
                 *_, restored = self.step_by_step(degraded)
                 inside = torch.from_numpy(ellipse(face, *clean.shape[-2:]))
                 for name, where in (("gain", ...), ("face", (..., inside))):

@@ -40,7 +40,7 @@ class VaeTask(Task):
 
     def validate(self) -> Validation:
         values, rows = [], []
-        for clean, degraded, *_ in self.stage.validation_clips(("light",), limit=4, frames=9):
+        for clean, degraded, *_ in self.stage.validation_clips(("light",), limit=4):
             drawn = self.model.vae.decoder(self.model.vae.encode(clean))
             values.append(psnr(drawn, clean))
             rows.append(sheet_row(degraded, drawn, clean))

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .clips import ClipDataset
+from .config import Config
 from .frames import to_float
 from .model import DVFace
 from .optimizers import optimizers_for
@@ -225,7 +226,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, IsADirectoryError) as error:
         raise ValueError(f"{path}: expected a checkpoint, found something that PyTorch cannot read: {error}") from error
     keys = ("model", "stage", "config")
     missing = [key for key in keys if not isinstance(state, dict) or key not in state]
@@ -239,6 +240,23 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_suffix(".part")
     torch.save(content, partial)
     partial.replace(path)
+
+
+def architecture(config: Config) -> dict[str, dict[str, Any]]:
+    """What a config says of the model itself, window and frame size apart, as a checkpoint keeps it."""
+    return {name: asdict(getattr(config, name)) for name in ("vae", "prior", "dit", "fusion", "diffusion")}
+
+
+def check_architecture(state: dict[str, Any], config: Config, path: Path) -> None:
+    """Raises ValueError where a checkpoint is of a config that has changed since, whatever its name. Older checkpoints
+    do not say."""
+    own = architecture(config)
+    for table, fields in state.get("architecture", {}).items():
+        for name, value in fields.items():
+            if own[table].get(name) != value:
+                raise ValueError(
+                    f"{path}: expected {table}.{name} = {own[table].get(name)!r} as in the config, found {value!r}"
+                )
 
 
 def load_parts(model: DVFace, state: dict[str, Tensor], what: str) -> list[str]:
@@ -278,7 +296,8 @@ class Trainer:
         self.task, self.recipe, self.run, self.seed, self.workers = task, recipe, run, seed, workers
         self.device = torch.device(device)
         self.schedule = Schedule(recipe, minutes)
-        self.about = {"stage": task.name, "config": task.model.config.name, **(about or {})}
+        config = task.model.config
+        self.about = {"stage": task.name, "config": config.name, "architecture": architecture(config), **(about or {})}
         if recipe.precision == "f16" and self.device.type != "cuda":
             raise ValueError(f"precision: expected bf16 or f32 on {self.device.type}, found f16, which needs cuda")
         self.checkpoint = run / "checkpoint.pt"
@@ -303,6 +322,7 @@ class Trainer:
                     f"{self.checkpoint}: expected a checkpoint of {key} {self.about[key]!r}, found {state.get(key)!r}; "
                     "use another --run"
                 )
+        check_architecture(state, self.task.model.config, self.checkpoint)
         load_parts(self.task.model, state["model"], str(self.checkpoint))
         try:
             self._take_up(state["training"])
@@ -336,7 +356,8 @@ class Trainer:
         """Steps past the checkpoint, where an earlier one was put in its place, come again."""
         log = self.run / "log.jsonl"
         if log.exists():
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            whole = [line for line in log.read_text().splitlines() if line.endswith("}")]  # one may be cut off
+            lines = [line for line in whole if json.loads(line)["step"] <= self.step]
             log.write_text("".join(line + "\n" for line in lines))
 
     def save(self) -> None:

@@ -3,11 +3,13 @@
 Reading: the matrix is the one the stream is tagged with. An untagged stream is taken as BT.601 up to a height of 576
 and as BT.709 above, limited range, which is what GStreamer assumes; swscale's own default is BT.601 for every size, so
 both agree on 512x512 clips. Writing: BT.709, limited range, and tagged so. Chroma of 4:2:0 sits on the left of its pair
-of pixels (the default of H.264) in both directions.
+of pixels (the default of H.264) in both directions. A frame comes upright: a display matrix that turns it by quarters
+(phones write one) is applied.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +30,7 @@ _SD_HEIGHT = 576
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """Facts of a video file; `frames` is None where the container does not say."""
+    """Facts of a video file, sides as they are stored; `frames` is None where the container does not say."""
 
     frames: int | None
     fps: Fraction
@@ -72,7 +74,7 @@ def _video_stream(container: av.container.InputContainer, path: str | Path) -> a
 
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """One decoded frame as uint8 RGB [H, W, 3], by the rule at the head of this module."""
+    """One decoded frame, upright, as uint8 RGB [H, W, 3], by the rules at the head of this module."""
     rgb = frame.reformat(
         format="rgb24",
         src_colorspace=_matrix(int(frame.colorspace), frame.height),
@@ -80,26 +82,40 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
         interpolation=_FLAGS,
         threads=1,
     )
-    return rgb.to_ndarray()
+    # FFmpeg's angle is counter-clockwise, as NumPy's quarter turns are.
+    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), round(frame.rotation / 90)))
+
+
+def _decoded(path: str | Path) -> Iterator[av.VideoFrame]:
+    """The frames of the first video stream. ValueError, which names the file, where there is none or it is broken."""
+    with av.open(str(path)) as container:
+        stream = _video_stream(container, path)
+        stream.thread_type = "AUTO"
+        try:
+            yield from container.decode(stream)
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{path}: cannot be decoded: {error}") from error
+
+
+def count_frames(path: str | Path) -> int:
+    """How many frames a video file has; decoded, where the container does not say. Raises as `read_video` does."""
+    return clip_info(path).frames or sum(1 for _ in _decoded(path))
 
 
 def read_video(path: str | Path, start: int = 0, count: int | None = None) -> np.ndarray:
     """Frames start .. start+count-1 (to the end where count is None) as uint8 RGB [T, H, W, 3].
 
-    Decodes from the first frame, so that frame numbers are exact. ValueError if the file has no video stream or ends
-    before the last frame asked for.
+    Decodes from the first frame, so that frame numbers are exact. ValueError if the file has no video stream, cannot be
+    decoded or ends before the last frame asked for; av.error.FFmpegError if it is no video.
     """
     if start < 0 or (count is not None and count < 1):
         raise ValueError(f"read_video: expected start >= 0 and count >= 1, found start {start}, count {count}")
     frames = []
-    with av.open(str(path)) as container:
-        stream = _video_stream(container, path)
-        stream.thread_type = "AUTO"
-        for index, frame in enumerate(container.decode(stream)):
-            if index >= start:
-                frames.append(to_rgb(frame))
-            if count is not None and len(frames) == count:
-                break
+    for index, frame in enumerate(_decoded(path)):
+        if index >= start:
+            frames.append(to_rgb(frame))
+        if count is not None and len(frames) == count:
+            break
     if not frames or (count is not None and len(frames) < count):
         raise ValueError(f"{path}: expected {count or 'some'} frames from {start}, found {len(frames)}")
     return np.stack(frames)

@@ -43,5 +43,15 @@ def test_unlike_checkpoints_have_no_mean(tmp_path, capsys, other, what):
 
 
 def test_what_is_no_checkpoint_is_told(tmp_path, capsys):
-    assert average.main([str(tmp_path / "none.pt"), str(tmp_path / "out.pt")]) == 1
+    assert average.main([*map(str, (tmp_path / "none.pt", tmp_path / "none.pt", tmp_path / "out.pt"))]) == 1
     assert "none.pt" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_never_written_over(tmp_path, capsys):
+    paths = [checkpoint(tmp_path / f"{n}.pt", float(n)) for n in (1, 2, 3)]
+    before = [path.read_bytes() for path in paths]
+    assert average.main([*map(str, paths[:2])]) == 1
+    assert "expected two checkpoints or more and a file to write, found 1" in capsys.readouterr().err
+    assert average.main([*map(str, paths)]) == 1
+    assert "3.pt: expected a new file to write, found one" in capsys.readouterr().err
+    assert before == [path.read_bytes() for path in paths]

@@ -222,6 +222,35 @@ def test_evaluation_data_is_refused(tmp_path, split, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_evaluation_folders_of_frames_are_refused(tmp_path):
+    """VFHQ's layout, and a manifest with a row for each folder."""
+    for clip in "ab":
+        for i, frame in enumerate(moving(6, ord(clip))):
+            save_png(tmp_path / "VFHQ" / clip / f"{i}.png", frame)
+    rows = [{"file": f"VFHQ/{x}", "split": "train", "person": f"p{x}", "source_repository": "x/y"} for x in "ab"]
+    write_manifest(tmp_path, rows)
+    found = [(source.kind, source.person, source.repository) for source in scan(tmp_path)]
+    assert found == [("frames", "pa", "x/y"), ("frames", "pb", "x/y")]
+    write_manifest(tmp_path, [rows[0], rows[1] | {"split": "eval-hq"}])
+    with pytest.raises(EvaluationDataError, match="b: its manifest split is eval-hq"):
+        scan(tmp_path)
+
+
+def test_files_that_cannot_be_read_are_named_and_the_rest_is_built(tmp_path, capsys):
+    root = tmp_path / "in"
+    for n in range(6):
+        save_png(root / f"good{n}.png", moving(1, n)[0])
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "broken.mp4").write_bytes(b"no video")
+    arguments = ["--data", root, "--out", tmp_path / "out", "--size", 64, "--photo-frames", 3]
+    arguments += ["--validation-frames", 3, "--validation-people", 0, "--validation-photos", 1]
+    assert data.main(list(map(str, arguments))) == 1
+    told = capsys.readouterr().err
+    assert "broken.mp4 left out: " in told and "all is built but what cannot be read: " in told
+    assert "empty.jpg: not an image" in told
+    assert len({line["person"] for line in read_index(tmp_path / "out")}) == 6
+
+
 def test_excluded_sources(folder):
     assert {source.kind for source in scan(folder / "train", exclude=("x/y",))} == {"photo"}
 

@@ -429,6 +429,30 @@ def test_draws_are_measured_apart_and_drawn_once(weightless: None, tmp_path: Pat
     assert not np.array_equal(*kept)
 
 
+def test_clips_of_one_name_are_not_saved_over_each_other(
+    weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in "AB":
+        write_output(tmp_path / folder / "x.mkv", moving(3))
+    arguments = ["--data", str(tmp_path / "A"), str(tmp_path / "B"), "--pattern", "*.mkv", "--presets", "light"]
+    assert evaluate.main([*arguments, "--save", str(tmp_path / "kept")]) == 1
+    assert "expected clips of different names, found twice: light/x" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
+    assert evaluate.main(arguments) == 0
+
+
+def test_what_was_measured_outlives_an_error(
+    weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_output(tmp_path / "in" / "a.mkv", moving(5))
+    write_output(tmp_path / "in" / "b.mkv", moving(3))
+    arguments = ["--data", str(tmp_path / "in"), "--pattern", "*.mkv", "--presets", "light", "--frames", "5"]
+    assert evaluate.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert "b.mkv: expected 5 frames" in told and "results.csv has what was measured before" in told
+    assert {record.clip for record in read_csv(tmp_path / "out" / "results.csv")} == {"a.mkv"}
+
+
 def test_clips_without_truth_get_what_needs_none(
     weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -389,8 +389,16 @@ def test_another_window_and_size():
     config = export.resized(load_config("nano"), 5, (256, 128), None)
     assert (config.window.frames, config.window.overlap) == (5, 2)
     assert (config.frame.width, config.frame.height) == (256, 128)
-    with pytest.raises(ValueError, match="window.frames"):
-        export.resized(load_config("nano"), 6, None, None)
+    for (frames, size, overlap), what in (
+        ((6, None, None), "window.frames: expected 4n . 1, found 6"),
+        ((0, None, None), "window.frames: expected 1 or more, found 0"),
+        ((-3, None, None), "window.frames: expected 1 or more, found -3"),
+        ((5, None, 3), "window.overlap: expected 0 to half of 5 frames, found 3"),
+        ((None, None, -1), "window.overlap: expected 0 to half of 17 frames, found -1"),
+        ((None, (0, 64), None), "frame: expected sides of 1 pixel or more, found 0x64"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            export.resized(load_config("nano"), frames, size, overlap)
 
 
 def test_shipped_bundle_is_small_and_whole():

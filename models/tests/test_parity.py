@@ -236,3 +236,11 @@ def test_missing_and_misshapen_values_fail(tmp_path, run):
     np.savez(path, **{key: data[key] for key in ("latent", "timestep", "context")})
     status, out = run(tmp_path)
     assert status == 1 and "found no output to compare" in out
+
+
+def test_files_that_are_no_arrays_fail_and_the_rest_is_told(tmp_path, run):
+    dit_references(tmp_path, 4)
+    (tmp_path / "dit_dim128_1.npz").write_bytes(b"")
+    np.savez(tmp_path / "dit_dim128_2.npz", latent=np.array(["text"]))
+    status, out = run(tmp_path)
+    assert status == 1 and out.count("cannot be read") == 2 and "4 heads" in out

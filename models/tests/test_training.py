@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from made_up_clips import SIDE, stage_of, write_cache
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dvface import train_prior, train_restorer, train_vae
+from dvface import export, held_out, train_prior, train_restorer, train_vae
 from dvface.clips import ClipDataset
 from dvface.config import CONFIG_DIR, load_config
 from dvface.dit import DVFACE_PARTS
@@ -271,6 +272,41 @@ def test_a_run_of_another_recipe_is_refused(cache, runs, tmp_path, capsys):
         assert "checkpoint.pt: expected the state of a run with this recipe" in error and "use another --run" in error
 
 
+def test_a_config_that_has_changed_is_refused(cache, runs, tmp_path, capsys):
+    text = (CONFIG_DIR / "tiny.toml").read_text()
+    changed = tmp_path / "changed.toml"
+    changed.write_text(text.replace("timestep = 0.4", "timestep = 0.7"))
+    assert changed.read_text() != text
+    model, what = runs["restorer"] / "model.pt", "expected diffusion.timestep = 0.7 as in the config, found 0.4"
+    assert train_restorer.main([str(changed), "--cache", str(cache), "--run", str(runs["restorer"])]) == 1
+    assert what in capsys.readouterr().err
+    assert export.main([str(changed), str(model), str(tmp_path / "out")]) == 1
+    assert what in capsys.readouterr().err
+    with pytest.raises(ValueError, match=what):
+        held_out.load(load_config(str(changed)), model)
+
+
+def test_what_a_cache_lacks_is_told_at_the_start(cache, tmp_path, capsys):
+    arguments = ["tiny", "--cache", str(cache), "--run", str(tmp_path / "run")]
+    assert train_vae.main([*arguments, "--phases", "0.5:5:48:1,1:13:48:1"]) == 1
+    assert "no train entry of 13 frames of 48x48" in capsys.readouterr().err
+    shutil.copytree(cache, tmp_path / "short")
+    index = tmp_path / "short/index.jsonl"
+    index.write_text("".join(line for line in index.open() if '"validation"' not in line))
+    assert train_vae.main(["tiny", "--cache", str(tmp_path / "short"), "--run", str(tmp_path / "run")]) == 1
+    assert "no entry of split 'validation'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cut_line_of_the_log_is_left_out(cache, runs, tmp_path):
+    shutil.copytree(runs["vae"], tmp_path / "run")
+    log = tmp_path / "run/log.jsonl"
+    whole = log.read_text()
+    log.write_text(whole[:-20])
+    command("vae", cache, tmp_path / "run")
+    assert log.read_text() == "".join(whole.splitlines(keepends=True)[:-1])
+
+
 def test_an_extractor_that_nobody_trained_is_told_of(cache, runs, tmp_path, capsys):
     for init, found in (("vae", "of stage 'vae'"), ("codes", "of stage 'codes'"), ("prediction", "")):
         command("restorer", cache, tmp_path / init, "--steps", 1, "--init", runs[init] / "model.pt")
@@ -289,6 +325,7 @@ def test_prediction_goes_on_from_the_codes_alone(cache, runs, tmp_path, capsys):
     ("stage", "more", "message"),
     [
         ("prediction", [], "--init: expected model.pt of --part codes, found none"),
+        ("vae", ["--workers", "-1"], "--workers: expected 0 or more, found -1"),
         ("vae", ["--minutes", "0"], "--minutes: expected more than 0, found 0"),
         ("vae", ["--device", "cuda:7" if not torch.cuda.is_available() else "mps"], "--device: expected"),
         ("vae", ["--precision", "f16"], "precision: expected bf16 or f32 on cpu, found f16"),

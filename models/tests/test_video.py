@@ -1,5 +1,6 @@
 """Video files: exact frames, colour matrix and tags on both sides."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -8,7 +9,7 @@ import pytest
 from skimage import data as pictures
 
 from dvface.data import psnr
-from dvface.video import clip_info, read_video, write_video
+from dvface.video import clip_info, count_frames, read_video, write_video
 
 COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40], [128, 128, 128], [235, 16, 128]])
 
@@ -120,3 +121,32 @@ def test_file_without_video(tmp_path):
     (tmp_path / "b.mp4").write_bytes(b"not a video")
     with pytest.raises(av.error.FFmpegError):
         clip_info(tmp_path / "b.mp4")
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_frames_come_upright(tmp_path, matrix, turns):
+    """As phones write them: a matrix in the track's header, a quarter turn clockwise and so on."""
+    path = tmp_path / "phone.mp4"
+    write_video(path, patches(), 25, crf=0)
+    before, content = read_video(path), bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    assert np.array_equal(read_video(path), np.rot90(before, turns, axes=(1, 2)))
+
+
+def test_frames_are_counted_where_the_container_does_not_say(tmp_path):
+    write_video(tmp_path / "a.mkv", patches(7), 25)
+    assert clip_info(tmp_path / "a.mkv").frames is None and count_frames(tmp_path / "a.mkv") == 7
+
+
+def test_a_file_that_cannot_be_decoded_is_named(tmp_path):
+    path = tmp_path / "garbled.mp4"
+    write_video(path, patches(5), 25)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"mdat") + 4
+    content[at : at + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="garbled.mp4: (cannot be decoded|expected)"):
+        read_video(path, 0, 5)
