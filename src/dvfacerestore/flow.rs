@@ -9,11 +9,12 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::base_transform::{InputBuffer, PrepareOutputBufferSuccess};
 use gst_base::subclass::prelude::*;
+use gst_video::prelude::*;
 use gst_video::{VideoFrameRef, VideoInfo, VideoMeta};
 
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
-use super::picture::Picture;
+use super::picture::{Picture, ReadFrame};
 use super::regions::Region;
 use super::settings::Overload;
 use super::stream::{Frame, Item};
@@ -66,7 +67,7 @@ impl DvFaceRestore {
         self.with_engine(|engine, may_bypass| {
             let buffer_copy = self.copied(engine, &buffer, output)?;
             let info = engine.picture()?.info().clone();
-            let input = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).map_err(|_| self.unmappable())?;
+            let input = self.mapped(&buffer, &info)?;
             let frame = Frame {
                 buffer: buffer_copy,
                 strength,
@@ -101,7 +102,7 @@ impl DvFaceRestore {
                 regions.push(Region::Whole);
                 return Ok(());
             };
-            let input = VideoFrameRef::from_buffer_ref_readable(buffer, &info).map_err(|_| self.unmappable())?;
+            let input = self.mapped(buffer, &info)?;
             match faces.next(buffer, &input) {
                 Ok(shown) => {
                     let pictures = stream.pictures().and_then(|pictures| pictures.faces.as_ref());
@@ -141,7 +142,7 @@ impl DvFaceRestore {
         let mut begins = false;
         self.with_engine(|engine, _| {
             let info = engine.picture()?.info().clone();
-            let input = VideoFrameRef::from_buffer_ref_readable(buffer, &info).map_err(|_| self.unmappable())?;
+            let input = self.mapped(buffer, &info)?;
             begins = engine.stream.begins_scene(&input, threshold);
             Ok(())
         })?;
@@ -196,7 +197,7 @@ impl DvFaceRestore {
     fn copied(&self, engine: &Engine, buffer: &gst::Buffer, mut output: gst::Buffer) -> Result<gst::Buffer, Failure> {
         let picture = engine.picture()?;
         let info = picture.info();
-        let input = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|_| self.unmappable())?;
+        let input = self.mapped(buffer, info)?;
         VideoFrameRef::from_buffer_ref_writable(output.make_mut(), info)
             .and_then(|mut frame| picture.copy(&input, &mut frame))
             .map_err(|_| self.unmappable())?;
@@ -291,6 +292,7 @@ impl DvFaceRestore {
             Ok(()) | Err(Failure::Flow(_)) => {}
         }
         let counts = engine.stream.take_counts();
+        let mut is_first = false;
         {
             let mut statistics = self.statistics.lock();
             statistics.add(counts);
@@ -301,10 +303,11 @@ impl DvFaceRestore {
                     engine.restorer.forget_oldest();
                 }
                 statistics.measure(&engine.restorer);
-                if statistics.counts.windows == counts.windows {
-                    gst::info!(CAT, imp = self, "the first window is restored");
-                }
+                is_first = statistics.counts.windows == counts.windows;
             }
+        }
+        if is_first {
+            gst::info!(CAT, imp = self, "the first window is restored");
         }
         let late = engine.stream.take_late();
         let blocked = engine.blocked;
@@ -459,11 +462,24 @@ impl DvFaceRestore {
         }
     }
 
+    /// A frame to read. Its rows must lie from the top down: the bindings, and GStreamer's scaler, take strides for positive.
+    fn mapped<'a>(&self, buffer: &'a gst::BufferRef, info: &VideoInfo) -> Result<ReadFrame<'a>, Failure> {
+        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|_| self.unmappable())?;
+        if frame.plane_stride().iter().any(|stride| *stride < 0) {
+            return Err(
+                self.refused("cannot take a frame whose rows lie from the bottom up (a negative stride in its meta)")
+            );
+        }
+        Ok(frame)
+    }
+
     fn unmappable(&self) -> Failure {
-        self.post_error_message(gst::error_msg!(
-            gst::ResourceError::Failed,
-            ("cannot map a frame: its memory is not the caps'")
-        ));
+        self.refused("cannot map a frame: its memory is not the caps'")
+    }
+
+    /// Tells why a frame cannot be taken.
+    fn refused(&self, reason: &str) -> Failure {
+        self.post_error_message(gst::error_msg!(gst::ResourceError::Failed, ("{reason}")));
         Failure::Flow(gst::FlowError::Error)
     }
 }

@@ -133,6 +133,12 @@ impl Paste {
         match self.unpacked.take() {
             None => self.add(frame, area, share),
             Some(mut unpacked) => {
+                // GstVideoConverter keeps rows, and would take the one of the frame before for this one's.
+                if frame.height() == 1
+                    && let Ok(anew) = Unpacked::new(frame.info())
+                {
+                    unpacked = anew;
+                }
                 unpacked
                     .unpack
                     .frame_ref(frame, &mut unpacked.frame.as_mut_video_frame_ref());

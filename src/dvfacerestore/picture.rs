@@ -66,7 +66,13 @@ pub(super) fn whole(info: &VideoInfo) -> Area {
 /// Converts part of frames to packed RGB of a bundle's size.
 pub(super) struct Crop {
     converter: VideoConverter,
+    /// Where few rows are converted, what makes the converter anew for each frame.
+    anew: Option<(VideoInfo, VideoInfo, VideoConverterConfig)>,
 }
+
+/// Up to as many rows GstVideoConverter may take those of the frame before for those of this one: it keeps rows until others take
+/// their place.
+const FEW_ROWS: u32 = 8;
 
 impl Crop {
     /// Of the part `source` of frames of `info`, into `place` of frames of `rgb`, between black borders ([`Picture::read`] fills them).
@@ -91,8 +97,11 @@ impl Crop {
         config.set_dest_height(Some(place.height as i32));
         config.set_fill_border(true);
         config.set_border_argb(0xff00_0000);
-        let converter = VideoConverter::new(info, rgb, Some(config))?;
-        Ok(Self { converter })
+        let is_low = source.height.min(place.height) <= FEW_ROWS;
+        Ok(Self {
+            anew: is_low.then(|| (info.clone(), rgb.clone(), config.clone())),
+            converter: VideoConverter::new(info, rgb, Some(config))?,
+        })
     }
 
     /// Of whole frames to whole ones: where they get hardly smaller with the filter of four taps that is used for larger ones, which
@@ -123,7 +132,10 @@ impl Crop {
 
     /// Writes packed pixels, [H, W, 3]; `rgb` is memory for the way.
     pub fn read(&self, frame: &ReadFrame<'_>, rgb: &mut OwnFrame, pixels: &mut [u8]) {
-        self.converter.frame_ref(frame, &mut rgb.as_mut_video_frame_ref());
+        let anew = self.anew.clone();
+        let anew = anew.and_then(|(from, to, config)| VideoConverter::new(&from, &to, Some(config)).ok());
+        let converter = anew.as_ref().unwrap_or(&self.converter);
+        converter.frame_ref(frame, &mut rgb.as_mut_video_frame_ref());
         let (row_bytes, stride) = (rgb.width() as usize * 3, rgb.plane_stride()[0] as usize);
         let data = rgb.plane_data(0).expect("RGB has one plane");
         for (row, source) in pixels.chunks_exact_mut(row_bytes).zip(data.chunks(stride)) {
@@ -306,6 +318,42 @@ mod tests {
             // GStreamer's scaler rounds its weights.
             let worst = pixels.iter().map(|value| value.abs_diff(200)).max();
             assert!(worst <= Some(3), "{size:?}: {worst:?}");
+        }
+    }
+
+    /// GstVideoConverter keeps rows of the frame before.
+    #[test]
+    fn a_frame_of_few_rows_is_not_the_one_before() {
+        for (format, size, bundle) in [
+            (VideoFormat::I420, (400, 1), (32, 32)),
+            (VideoFormat::I420, (400, 24), (32, 32)),
+            (VideoFormat::Yuy2, (400, 12), (32, 32)),
+            (VideoFormat::Gray8, (64, 1), (64, 64)),
+            (VideoFormat::V210, (48, 1), (48, 48)),
+            (VideoFormat::V210, (48, 9), (48, 48)),
+            (VideoFormat::Uyvp, (48, 1), (32, 32)),
+        ] {
+            let info = info(format, size, (1, 1));
+            let mut picture = Picture::new(&info, bundle.0, bundle.1).unwrap();
+            let mut pixels = vec![0; bundle.0 as usize * bundle.1 as usize * 3];
+            let mut last = Vec::new();
+            for value in [40u8, 200, 90] {
+                let mut buffer = gst::Buffer::from_slice(vec![value; info.size()]);
+                {
+                    let frame = VideoFrameRef::from_buffer_ref_readable(&buffer, &info).unwrap();
+                    picture.read(&frame, &mut pixels);
+                }
+                assert!(pixels != last, "{format:?}, {size:?}");
+                last.clone_from(&pixels);
+                // What the graphs do not change stays.
+                let before = buffer.map_readable().unwrap().to_vec();
+                let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer.get_mut().unwrap(), &info).unwrap();
+                picture.apply(&mut frame, 1.0, &last, |restored| restored.copy_from_slice(&last));
+                drop(frame);
+                let row = crate::dvfacerestore::paste::plane_size(&info, 0).0;
+                let after = buffer.map_readable().unwrap();
+                assert!(after[..row] == before[..row], "{format:?}, {size:?}");
+            }
         }
     }
 

@@ -1,9 +1,12 @@
 //! The element's properties.
 
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use gst::glib;
+use gst::glib::translate::ToGlibPtr;
 use gst::prelude::*;
 
 use crate::face::mask;
@@ -191,7 +194,7 @@ impl Settings {
     pub fn set(&mut self, name: &str, value: &glib::Value) {
         const TYPE: &str = "GObject checks a property's type";
         match name {
-            "model" => self.model = value.get::<Option<String>>().expect(TYPE).unwrap_or_default(),
+            "model" => self.model = text(value),
             "provider" => self.provider = value.get().expect(TYPE),
             "device-id" => self.device_id = value.get().expect(TYPE),
             "num-threads" => self.num_threads = value.get().expect(TYPE),
@@ -203,7 +206,7 @@ impl Settings {
             "overlap-frames" => self.overlap_frames = value.get().expect(TYPE),
             "strength" => self.strength = value.get().expect(TYPE),
             "region" => self.region = value.get().expect(TYPE),
-            "roi-type" => self.roi_type = value.get::<Option<String>>().expect(TYPE).unwrap_or_default(),
+            "roi-type" => self.roi_type = text(value),
             "detector" => self.detector = path(value),
             "detect-interval" => self.detect_interval = value.get().expect(TYPE),
             "max-faces" => self.max_faces = value.get().expect(TYPE),
@@ -229,11 +232,24 @@ fn path_value(path: Option<&PathBuf>) -> glib::Value {
 
 /// An empty string unsets.
 fn path(value: &glib::Value) -> Option<PathBuf> {
-    value
-        .get::<Option<String>>()
-        .expect("GObject checks a property's type")
-        .filter(|text| !text.is_empty())
-        .map(PathBuf::from)
+    let bytes = bytes(value)?;
+    (!bytes.is_empty()).then(|| OsStr::from_bytes(bytes).into())
+}
+
+/// What is no UTF-8 becomes U+FFFD, and names no bundle and no type.
+fn text(value: &glib::Value) -> String {
+    String::from_utf8_lossy(bytes(value).unwrap_or_default()).into_owned()
+}
+
+/// The bytes of a string, which need not be UTF-8: GObject's strings have no encoding, and names of files none that is certain.
+/// `Value::get` panics on others.
+fn bytes(value: &glib::Value) -> Option<&[u8]> {
+    assert!(value.is::<String>(), "GObject checks a property's type");
+    // SAFETY: the value is a string, of which this is NULL or what the value keeps.
+    unsafe {
+        let text = glib::gobject_ffi::g_value_get_string(value.to_glib_none().0);
+        (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes())
+    }
 }
 
 /// The property specifications.

@@ -3,8 +3,8 @@
 //! A first run takes longer than the others, and a live stream must know beforehand how long a window takes: its latency
 //! answer has it. So with a live source the warm-up is over before the element has started. What is not live is never late,
 //! and its first window is its warm-up: the first frame comes out sooner by two windows' time. Where the source is not there
-//! yet (a demuxer has no pads then) or does not say, the warm-up runs in a thread of its own until it is known: at the first
-//! latency answer, or with the caps.
+//! yet (a demuxer has no pads then) or does not say, the warm-up runs in a thread of its own, and the caps, which come before any
+//! frame, wait for it where the source turns out to be live.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -149,14 +149,18 @@ impl DvFaceRestore {
         }
     }
 
-    /// Ends a warm-up that goes on: with a live source it is waited for, and its time counts. The streaming thread
-    /// (`is_streaming`) does not wait while it is flushed; the warm-up goes on then.
+    /// Ends a warm-up that goes on: with a live source its time counts, and the streaming thread (`is_streaming`) waits for it, but
+    /// not while it is flushed; the warm-up goes on then. Who asks for the latency does not wait: it may be the thread of an element
+    /// behind this one, which a change of state ends before it gets here. The caps, before which no frame comes, tell the rest.
     pub(super) fn settle_warm_up(&self, is_live: bool, is_streaming: bool) {
         // Kept in its place while it is waited for, so that others wait as well.
         let Some(warm_up) = self.warm_up.lock().clone() else {
             return;
         };
         if is_live {
+            if !is_streaming && !warm_up.is_over() {
+                return;
+            }
             if let Some(measured) = warm_up.wait(is_streaming) {
                 let frames = self.latency.lock().window_frames() as usize;
                 self.measure(frames, measured);

@@ -45,7 +45,12 @@ fn place(centre: f64, length: f64, limit: u32, step: u32) -> (u32, u32) {
     // A last step may stick out of a frame whose side is no multiple.
     let length = steps(length).max(step).min(limit.next_multiple_of(step));
     let last = limit.next_multiple_of(step) - length;
-    let start = steps(centre - f64::from(length) / 2.0).min(last);
+    let mut start = steps(centre - f64::from(length) / 2.0).min(last);
+    // Nor less than a step: GstVideoConverter does not survive a column of a tiled format.
+    let mut length = length;
+    if limit - start < step && start >= step {
+        (start, length) = (start - step, length + step);
+    }
     (start, length.min(limit - start))
 }
 
@@ -54,6 +59,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// As GstVideoConverter needs it of tiled formats.
+    #[test]
+    fn the_last_step_of_an_odd_side_is_no_crop_by_itself() {
+        assert_eq!(place(638.5, 1.0, 639, 2), (636, 3));
+        assert_eq!(place(636.5, 1.0, 639, 2), (636, 2));
+        assert_eq!(place(0.5, 1.0, 1, 2), (0, 1), "there is no more");
+    }
 
     fn cropper(width: u32, height: u32) -> Cropper {
         Cropper {

@@ -249,3 +249,23 @@ fn metadata_and_templates() {
     let element = rig::element("brighter");
     assert!(!element.property::<bool>("qos"), "late frames are kept");
 }
+
+/// GObject's strings have no encoding, and names of files need none.
+#[test]
+fn strings_need_not_be_utf8() {
+    use gst::glib::translate::{ToGlibPtr, ToGlibPtrMut};
+
+    let element = rig::element("brighter");
+    for name in ["model", "roi-type", "detector", "runtime-library", "engine-cache"] {
+        let mut value = gst::glib::Value::from_type(gst::glib::Type::STRING);
+        unsafe {
+            gst::glib::gobject_ffi::g_value_set_string(value.to_glib_none_mut().0, c"/tmp/\xff\xfe.onnx".as_ptr());
+            gst::glib::gobject_ffi::g_object_set_property(
+                element.as_ptr().cast(),
+                format!("{name}\0").as_ptr().cast(),
+                value.to_glib_none().0,
+            );
+        }
+        assert_eq!(element.property::<String>(name), "/tmp/\u{fffd}\u{fffd}.onnx", "{name}");
+    }
+}

@@ -329,8 +329,8 @@ fn a_run_holds_no_lock() {
 /// A sink that prerolls keeps the streaming thread in its push for as long as the pipeline is paused.
 #[test]
 fn a_paused_pipeline_tells_its_position() {
-    let pipeline = gst::Pipeline::new();
     let element = rig::element("brighter");
+    let pipeline = gst::Pipeline::new();
     let make = |name: &str| gst::ElementFactory::make(name).build().unwrap();
     let (source, sink) = (make("videotestsrc"), make("fakesink"));
     source.set_property("num-buffers", 12);
