@@ -60,12 +60,11 @@ impl WarmUp {
         })
     }
 
-    /// Waits for its end, or for a flush where that `ends_by_flush`; `None` then, and where another waiter took what was
-    /// measured.
-    fn wait(&self, ends_by_flush: bool) -> Option<Measured> {
+    /// Waits for its end, or for a flush; `None` then, and where another waiter took what was measured.
+    fn wait(&self) -> Option<Measured> {
         let (progress, changed) = &*self.progress;
         let mut progress = progress.lock();
-        while !(progress.is_over || ends_by_flush && progress.is_flushing) {
+        while !(progress.is_over || progress.is_flushing) {
             changed.wait(&mut progress);
         }
         progress.measured.take()
@@ -161,7 +160,7 @@ impl DvFaceRestore {
             if !is_streaming && !warm_up.is_over() {
                 return;
             }
-            if let Some(measured) = warm_up.wait(is_streaming) {
+            if let Some(measured) = warm_up.wait() {
                 let frames = self.latency.lock().window_frames() as usize;
                 self.measure(frames, measured);
             } else if !warm_up.is_over() {

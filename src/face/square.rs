@@ -43,11 +43,10 @@ fn place(centre: f64, length: f64, limit: u32, step: u32) -> (u32, u32) {
     let step = step.max(1);
     let steps = |value: f64| (value / f64::from(step)).round().max(0.0) as u32 * step;
     // A last step may stick out of a frame whose side is no multiple.
-    let length = steps(length).max(step).min(limit.next_multiple_of(step));
+    let mut length = steps(length).max(step).min(limit.next_multiple_of(step));
     let last = limit.next_multiple_of(step) - length;
     let mut start = steps(centre - f64::from(length) / 2.0).min(last);
     // Nor less than a step: GstVideoConverter does not survive a column of a tiled format.
-    let mut length = length;
     if limit - start < step && start >= step {
         (start, length) = (start - step, length + step);
     }
