@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 
 from dvface.backdrop import composite
-from dvface.data import CLEAN, INDEX, read_index, shuffled, square, stable_hash
+from dvface.data import CLEAN, INDEX, read_index, shuffled
 from dvface.defocus import defocus
 from dvface.degradation import PRESETS, Degradation, encode
 from dvface.face_region import Box, central_box
 from dvface.lighting import random_light, relight
 from dvface.overlays import Overlay
+from dvface.sources import square, stable_hash
 
 FRESH = ("soft", "ringing")
 """Presets that the cache has not: cheap enough to be made when they are drawn, so no two samples are alike."""

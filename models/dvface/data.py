@@ -2,30 +2,27 @@
 
     python -m dvface.data --data DIR [DIR ...] --out models/cache
 
-A source is a video file, a photo, or a folder of PNG frames (the layout of VFHQ: one folder a clip). It is cut into
+A source is a video file, a photo, or a folder of frames: PNG files, as VFHQ has them, one folder a clip. `--images`
+says so of other suffixes, or that folders of PNG files hold photos, as FFHQ's do (sources.py). A source is cut into
 segments, brought to size x size pixels and stored as uint8 [T, H, W, 3] .npy beside its degraded versions. Photos
 become clips by a smooth random camera path. `index.jsonl` has one line for each pair of clean and degraded array:
 
     {"id": "train_v0001-s0", "clean": "train/train_v0001-s0/clean.npy", "degraded": "train/train_v0001-s0/strong0.npy",
      "preset": "strong", "seed": 123, "frames": 25, "size": 512, "split": "train", "kind": "video", "person": "v001",
-     "source": "faces-train/video/train_v0001.mp4", "start": 0, "psnr": 28.1, "face": [145.0, 98.0, 210.0, 260.0]}
+     "source": "faces-train/video/train_v0001.mp4", "start": 0, "relit": false, "psnr": 28.1,
+     "face": [145.0, 98.0, 210.0, 260.0]}
 
 `Degradation(preset, seed)` on the clean array gives the degraded one again. A share of the segments is seen under other
 light (lighting.py), chosen by hash of the segment's id. `face` is the box that `--detector` found (left, top, width,
 height in pixels), null where it found none, and absent without a detector. The split is by person, chosen by hash of
-the person's name, so it is the same on every machine. The nearest manifest.csv at or above a file (columns `file`,
-`split`, `person`) names its person; without one the VFHQ name (`Clip+ID+P0+...`) or the file name does. A file whose
-manifest split is `eval-*` is refused.
+the person's name, so it is the same on every machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import json
 import os
-import re
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -37,10 +34,9 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
-from dvface.camera import photo_clip
 from dvface.degradation import Degradation
 from dvface.lighting import random_light, relight
-from dvface.video import count_frames, read_video
+from dvface.sources import FRAME_SUFFIXES, Source, frame_count, load_clip, scan, split_people, stable_hash
 
 if TYPE_CHECKING:  # needs torch, which a worker can do without
     from dvface.face_region import Box, Detect
@@ -48,168 +44,6 @@ if TYPE_CHECKING:  # needs torch, which a worker can do without
 CLEAN = "clean"
 """The preset of a cache without degraded sides."""
 INDEX = "index.jsonl"
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
-PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-
-
-class EvaluationDataError(ValueError):
-    """A file that is set aside for evaluation was found in the training data."""
-
-
-# --- sources --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """One clip or photo: `path` is a file, or a folder of frames for kind `frames`; `name` is unique in the cache."""
-
-    path: Path
-    kind: str  # video, frames or photo
-    person: str
-    name: str
-    label: str  # what the index shows as source
-    repository: str = ""
-
-
-def stable_hash(text: str) -> int:
-    """A hash that does not change between runs or machines (Python's own does)."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _person_of(name: str) -> str:
-    """VFHQ: `Clip+<video id>+P<person>+C<clip>+F<first>-<last>` names video and person; else the name itself."""
-    parts = name.split("+")
-    return "+".join(parts[1:3]) if len(parts) >= 4 and parts[0] == "Clip" and parts[2].startswith("P") else name
-
-
-class _Manifests:
-    """Rows of the nearest manifest.csv at or above a folder, by resolved path of the file."""
-
-    def __init__(self) -> None:
-        self._rows: dict[Path, dict[Path, dict[str, str]]] = {}
-
-    def row(self, path: Path) -> dict[str, str]:
-        path = path.resolve()
-        for base in path.parents:
-            if base not in self._rows:
-                self._rows[base] = self._read(base)
-            if path in self._rows[base]:
-                return self._rows[base][path]
-        return {}
-
-    @staticmethod
-    def _read(base: Path) -> dict[Path, dict[str, str]]:
-        manifest = base / "manifest.csv"
-        if not manifest.is_file():
-            return {}
-        with manifest.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            missing = {"file", "split", "person"} - set(reader.fieldnames or ())
-            if missing:
-                raise ValueError(f"{manifest}: columns missing: {', '.join(sorted(missing))}")
-            return {(base / row["file"]).resolve(): row for row in reader}
-
-
-def scan(folder: str | Path, exclude: tuple[str, ...] = ()) -> list[Source]:
-    """All clips and photos under `folder`, sorted by path.
-
-    A folder below `folder` with two or more PNG files, no other media and no manifest rows is one clip (VFHQ).
-    exclude: sources whose label or manifest `source_repository` contains one of these texts are left out.
-    EvaluationDataError if the manifest says that a file found is for evaluation; FileNotFoundError for no such folder.
-    """
-    folder = Path(folder).resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"data folder: {folder} is not a folder")
-    manifests = _Manifests()
-    sources: list[Source] = []
-    for directory, subfolders, names in os.walk(folder):
-        subfolders.sort()
-        here = Path(directory)
-        media = sorted(here / n for n in names if Path(n).suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES)
-        rows = [manifests.row(path) for path in media]
-        if len(media) >= 2 and here != folder and not any(rows) and all(p.suffix.lower() == ".png" for p in media):
-            row, label = manifests.row(here), here.relative_to(folder).as_posix()
-            refuse_evaluation(here, row)
-            person = row.get("person") or _person_of(here.name)
-            repository = row.get("source_repository", "")
-            sources.append(Source(here, "frames", person, label.replace("/", "_"), row.get("file", label), repository))
-            continue
-        for path, row in zip(media, rows, strict=True):
-            refuse_evaluation(path, row)
-            kind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "photo"
-            label = row.get("file", path.relative_to(folder).as_posix())
-            name = path.relative_to(folder).with_suffix("").as_posix().replace("/", "_")
-            person = row.get("person") or _person_of(path.stem)
-            sources.append(Source(path, kind, person, name, label, row.get("source_repository", "")))
-    return [s for s in sources if not any(text in s.label or text in s.repository for text in exclude)]
-
-
-def refuse_evaluation(path: Path, row: dict[str, str]) -> None:
-    """Raises EvaluationDataError where a file's or folder's row of the manifest says that it is for evaluation."""
-    if row.get("split", "").startswith("eval"):
-        raise EvaluationDataError(f"{path}: its manifest split is {row['split']}; not for training")
-
-
-def frame_files(folder: Path) -> list[Path]:
-    """The PNG files of a clip in the order of time: numbers in their names count as such, 2.png comes before 10.png."""
-
-    def place(path: Path) -> tuple[list[str | int], str]:
-        return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", path.name)], path.name
-
-    return sorted((path for path in folder.iterdir() if path.suffix.lower() == ".png"), key=place)
-
-
-def split_people(sources: list[Source], video_people: int, photo_people: int) -> set[str]:
-    """The persons held out: those of least hash, `video_people` among clips and `photo_people` among photos."""
-    held_out: set[str] = set()
-    for kinds, count in ((("video", "frames"), video_people), (("photo",), photo_people)):
-        people = {source.person for source in sources if source.kind in kinds}
-        held_out |= set(sorted(people, key=lambda p: (stable_hash(p), p))[:count])
-    return held_out
-
-
-# --- decoding -------------------------------------------------------------------------------------------------------
-
-
-def square(frame: np.ndarray, size: int) -> np.ndarray:
-    """Centre square of a frame, scaled to size x size (area downwards, Lanczos upwards)."""
-    height, width = frame.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    frame = frame[top : top + side, left : left + side]
-    if side == size:
-        return frame
-    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LANCZOS4
-    return cv2.resize(frame, (size, size), interpolation=interpolation)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    # imdecode of the bytes rather than imread: imread fails on some non-ASCII paths without saying so.
-    content = np.fromfile(path, dtype=np.uint8)
-    bgr = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
-    if bgr is None:
-        raise ValueError(f"{path}: not an image that OpenCV can read")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-
-def _frame_count(source: Source) -> int:
-    if source.kind == "frames":
-        return len(frame_files(source.path))
-    if source.kind == "photo":
-        return 1
-    return count_frames(source.path)
-
-
-def _load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray:
-    if source.kind == "photo":
-        return photo_clip(square(_read_image(source.path), size), frames, stable_hash(f"{source.name}/camera"))
-    if source.kind == "frames":
-        files = frame_files(source.path)[start : start + frames]
-        return np.stack([square(_read_image(path), size) for path in files])
-    return np.stack([square(frame, size) for frame in read_video(source.path, start, frames)])
-
-
-# --- building -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -280,10 +114,15 @@ class Job:
 
     def load(self) -> np.ndarray:
         """The clean segment, u8 RGB [frames, size, size, 3]."""
-        clip = _load_clip(self.source, self.start, self.frames, self.size)
+        clip = load_clip(self.source, self.start, self.frames, self.size)
         if not self.is_relit:
             return clip
         return relight(clip, *random_light(np.random.default_rng(self.seed("light"))))
+
+    def made(self, line: dict) -> bool:
+        """Whether a line of an index is of this segment. Older ones do not say whether they are relit."""
+        segment = (line["start"], line["frames"], line["size"], line.get("relit", self.is_relit))
+        return segment == (self.start, self.frames, self.size, self.is_relit)
 
     def seed(self, stem: str) -> int:
         return stable_hash(f"{self.id}/{stem}") % 2**53  # exact in JSON readers that use doubles
@@ -295,6 +134,17 @@ def _segment_starts(total: int, frames: int, segments: int) -> list[int]:
     if count <= 1:
         return [(total - frames) // 2] if count else []
     return [round(i * (total - frames) / (count - 1)) for i in range(count)]
+
+
+def _frame_counts(sources: list[Source]) -> tuple[dict[str, int], list[str]]:
+    """How many frames each source has, by name, and a note on each that cannot be read."""
+    counts, notes = {}, []
+    for source in sources:
+        try:
+            counts[source.name] = frame_count(source)
+        except (OSError, ValueError, FFmpegError) as error:
+            notes.append(f"{source.path} left out: {str(error).removeprefix(f'{source.path}: ')}")
+    return counts, notes
 
 
 def _check_names(sources: list[Source]) -> None:
@@ -316,22 +166,15 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
     validation: list[Job] = []
     clips: list[Job] = []
     photos: list[Job] = []
-    short, unreadable = 0, []
-
-    def starts_of(source: Source, frames: int, segments: int) -> list[int]:
-        nonlocal short
-        try:
-            starts = _segment_starts(_frame_count(source), frames, segments)
-        except (OSError, ValueError, FFmpegError) as error:
-            unreadable.append(f"{source.path} left out: {str(error).removeprefix(f'{source.path}: ')}")
-            return []
-        short += not starts
-        return starts
-
+    counts, notes = _frame_counts(sources)
+    short = 0
     for source in sorted(sources, key=lambda s: (stable_hash(s.name), s.name)):
+        if source.name not in counts:
+            continue
         if source.person in held_out:
             frames, variants = options.validation_frames, _VARIANTS
-            starts = [0] if source.kind == "photo" else starts_of(source, frames, 1)
+            starts = [0] if source.kind == "photo" else _segment_starts(counts[source.name], frames, 1)
+            short += not starts
             validation += [
                 Job(source, "validation", i, s, frames, options.size, variants) for i, s in enumerate(starts)
             ]
@@ -341,7 +184,8 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
             photos.append(Job(source, "train", 0, 0, options.photo_frames, options.size, variants))
         else:
             frames = options.segment_frames
-            starts = starts_of(source, frames, options.segments)
+            starts = _segment_starts(counts[source.name], frames, options.segments)
+            short += not starts
             for i, start in enumerate(starts):
                 variants = _variants(options.presets)
                 if "strong" in options.presets and stable_hash(f"{source.name}-s{i}/variants") % 2:
@@ -350,7 +194,7 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
     budget = options.max_gib * 2**30 - sum(job.bytes for job in validation)
     if budget < 0:
         raise ValueError(f"max_gib {options.max_gib}: the held-out clips alone need {-budget / 2**30:.1f} GiB more")
-    notes = unreadable + ([f"{short} clips left out: shorter than a segment"] if short else [])
+    notes += [f"{short} clips left out: shorter than a segment"] if short else []
     kept = []
     for what, jobs in (("segments of clips", clips), ("photos", photos)):
         kept.append(_within(jobs, budget))
@@ -427,6 +271,7 @@ def run_job(job: Job, out: Path) -> list[dict]:
                 "person": job.source.person,
                 "source": job.source.label,
                 "start": job.start,
+                "relit": job.is_relit,
                 "psnr": round(psnr(clean, degraded), 2),
             }
         )
@@ -488,17 +333,17 @@ def build(
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     split = {job.source.person: job.split for job in jobs}
-    segment = {job.id: (job.start, job.frames, job.size) for job in jobs}
-    built = {line["id"]: (line["start"], line["frames"], line["size"]) for line in lines}
+    planned = {job.id: job for job in jobs}
     for line in lines:
-        same_segment = built[line["id"]] == segment.get(line["id"], built[line["id"]])
-        if line["split"] != split.get(line["person"], line["split"]) or not same_segment:
+        job = planned.get(line["id"])
+        if line["split"] != split.get(line["person"], line["split"]) or (job is not None and not job.made(line)):
             raise ValueError(
                 f"{out}: {line['degraded']} was built with other options, or more data has changed who is held out; "
                 "use another folder"
             )
     # Rewritten, so that a line cut off by a crash is gone before new ones are added.
     write_index(out, lines)
+    built = {line["id"] for line in lines}
     for job in jobs:
         if job.id not in built:  # a clean array without a line may be of a stopped build with other options
             (out / job.split / job.id / "clean.npy").unlink(missing_ok=True)
@@ -565,6 +410,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of clips, photos, frame folders")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--exclude", nargs="*", default=[], help="leave out sources whose name or repository has this")
+    parser.add_argument(
+        "--images",
+        choices=FRAME_SUFFIXES,
+        default="auto",
+        help="what folders of images are: frames of one clip each, photos, or by their suffix: PNG files are frames",
+    )
     parser.add_argument("--detector", type=Path, help="YuNet in ONNX form: says where faces are; else in the middle")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     for name, value in vars(defaults).items():
@@ -576,7 +427,7 @@ def main(argv: list[str] | None = None) -> int:
         options = BuildOptions(
             **{name: getattr(args, name) for name in vars(defaults)} | {"presets": tuple(args.presets)}
         )
-        sources = [source for folder in args.data for source in scan(folder, tuple(args.exclude))]
+        sources = [source for folder in args.data for source in scan(folder, tuple(args.exclude), args.images)]
         if not sources:
             raise FileNotFoundError(f"no clip or photo under {', '.join(map(str, args.data))}")
         detect = None

@@ -1,70 +1,26 @@
 """The cache: split by person, evaluation data refused, resumable, and the crops that come out of it."""
 
-import csv
 import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from clip_files import OPTIONS, moving, save_png, write_data
 from skimage import data as pictures
 
 from dvface import data
 from dvface.camera import camera_path, photo_clip
 from dvface.clips import ClipDataset, crop_of, face_of
-from dvface.data import BuildOptions, EvaluationDataError, build, frame_files, plan, psnr, read_index, scan
+from dvface.data import BuildOptions, build, plan, psnr, read_index
 from dvface.degradation import Degradation
 from dvface.lighting import LUMA, random_light, relight
-from dvface.video import write_video
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-OPTIONS = BuildOptions(
-    size=64,
-    segments=2,
-    segment_frames=5,
-    photo_frames=3,
-    validation_frames=4,
-    validation_people=1,
-    validation_photos=2,
-    max_gib=0.1,
-)
-
-
-def moving(frames: int, seed: int, side: int = 72) -> np.ndarray:
-    photo = pictures.astronaut()
-    top, left = np.random.default_rng(seed).integers(0, 400, size=2)
-    return np.stack([photo[top : top + side, left + i : left + i + side] for i in range(frames)])
-
-
-def save_png(path: Path, frame: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-
-
-def write_manifest(root: Path, rows: list[dict]) -> None:
-    with (root / "manifest.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["file", "split", "person", "source_repository"])
-        writer.writeheader()
-        writer.writerows(rows)
+from dvface.sources import scan
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Five clips of three people, eight photos, and a manifest above them."""
-    root = tmp_path_factory.mktemp("data")
-    (root / "train/video").mkdir(parents=True)
-    rows = []
-    for i, person in enumerate(["a", "a", "b", "c", "c"]):
-        write_video(root / f"train/video/clip{i}.mp4", moving(12, i), 25, crf=10)
-        rows.append(
-            {"file": f"train/video/clip{i}.mp4", "split": "train", "person": person, "source_repository": "x/y"}
-        )
-    for i in range(8):
-        save_png(root / f"train/photo/photo{i}.png", moving(1, 10 + i)[0])
-        row = {"file": f"train/photo/photo{i}.png", "split": "train", "person": f"p{i}", "source_repository": "z/w"}
-        rows.append(row)
-    write_manifest(root, rows)
-    return root
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +38,6 @@ def test_split_by_person_is_disjoint(cache):
     assert videos == {"a", "b", "c"}
     assert len(videos & people["validation"]) == 1
     assert len({x["person"] for x in lines if x["kind"] == "photo"} & people["validation"]) == 2
-
-
-def test_split_does_not_depend_on_order_or_on_other_files(folder):
-    sources = scan(folder / "train")
-    assert data.split_people(sources, 1, 2) == data.split_people(sources[::-1], 1, 2)
-    fewer = [source for source in sources if source.name not in ("video_clip0", "video_clip4")]
-    assert len(fewer) == len(sources) - 2  # every person still has a clip
-    assert data.split_people(fewer, 1, 2) == data.split_people(sources, 1, 2)
 
 
 def test_index_lines(cache):
@@ -138,6 +86,18 @@ def test_stopped_build_is_resumed(folder, cache, tmp_path):
 def test_other_options_need_another_folder(folder, cache):
     with pytest.raises(ValueError, match="built with other options"):
         build(scan(folder / "train"), cache, BuildOptions(**{**vars(OPTIONS), "segment_frames": 6}), workers=1)
+
+
+def test_other_light_needs_another_folder(folder, tmp_path):
+    """A cache that says nothing of it, as they were before, is taken as it is."""
+    sources = scan(folder / "train")
+    lines = build(sources, tmp_path, OPTIONS, workers=1)
+    assert {line["relit"] for line in lines} == {True, False}
+    natural = BuildOptions(**{**vars(OPTIONS), "relit_every": 0})
+    with pytest.raises(ValueError, match="built with other options"):
+        build(sources, tmp_path, natural, workers=1)
+    data.write_index(tmp_path, [{k: v for k, v in line.items() if k != "relit"} for line in lines])
+    assert len(build(sources, tmp_path, natural, workers=1)) == len(lines)
 
 
 def test_order_of_the_build(folder):
@@ -209,33 +169,6 @@ def test_short_clips_are_reported(folder):
     assert "shorter than a segment" in notes[0]
 
 
-@pytest.mark.parametrize("split", ["eval-hq", "eval-lq"])
-def test_evaluation_data_is_refused(tmp_path, split, capsys):
-    root = tmp_path / "data"
-    save_png(root / "faces/one.png", moving(1, 0)[0])
-    write_manifest(root, [{"file": "faces/one.png", "split": split, "person": "e", "source_repository": "x/y"}])
-    for start in (root / "faces", root, tmp_path):  # manifest above, beside and below the folder
-        with pytest.raises(EvaluationDataError, match=f"one.png: its manifest split is {split}"):
-            scan(start)
-    assert data.main(["--data", str(root / "faces"), "--out", str(tmp_path / "out")]) == 1
-    assert f"split is {split}" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_evaluation_folders_of_frames_are_refused(tmp_path):
-    """VFHQ's layout, and a manifest with a row for each folder."""
-    for clip in "ab":
-        for i, frame in enumerate(moving(6, ord(clip))):
-            save_png(tmp_path / "VFHQ" / clip / f"{i}.png", frame)
-    rows = [{"file": f"VFHQ/{x}", "split": "train", "person": f"p{x}", "source_repository": "x/y"} for x in "ab"]
-    write_manifest(tmp_path, rows)
-    found = [(source.kind, source.person, source.repository) for source in scan(tmp_path)]
-    assert found == [("frames", "pa", "x/y"), ("frames", "pb", "x/y")]
-    write_manifest(tmp_path, [rows[0], rows[1] | {"split": "eval-hq"}])
-    with pytest.raises(EvaluationDataError, match="b: its manifest split is eval-hq"):
-        scan(tmp_path)
-
-
 def test_files_that_cannot_be_read_are_named_and_the_rest_is_built(tmp_path, capsys):
     root = tmp_path / "in"
     for n in range(6):
@@ -249,51 +182,6 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_built(tmp_path, cap
     assert "broken.mp4 left out: " in told and "all is built but what cannot be read: " in told
     assert "empty.jpg: not an image" in told
     assert len({line["person"] for line in read_index(tmp_path / "out")}) == 6
-
-
-def test_excluded_sources(folder):
-    assert {source.kind for source in scan(folder / "train", exclude=("x/y",))} == {"photo"}
-
-
-def test_vfhq_layout(tmp_path):
-    names = ["Clip+aBc-_1+P0+C0+F10-12", "Clip+aBc-_1+P0+C1+F40-46", "Clip+aBc-_1+P1+C0+F1-7", "Clip+xyz+P0+C0+F0-6"]
-    for n, name in enumerate(names):
-        for i, frame in enumerate(moving(7, n, side=64)):
-            save_png(tmp_path / "VFHQ" / name / f"{i:08d}.png", frame)
-    sources = scan(tmp_path / "VFHQ")
-    assert [source.kind for source in sources] == ["frames"] * 4
-    assert {source.person for source in sources} == {"aBc-_1+P0", "aBc-_1+P1", "xyz+P0"}
-    lines = build(
-        sources, tmp_path / "out", BuildOptions(**{**vars(OPTIONS), "segments": 1, "relit_every": 0}), workers=1
-    )
-    line = next(x for x in lines if x["source"] == names[2])
-    clean = np.load(tmp_path / "out" / line["clean"])
-    assert np.array_equal(clean, moving(7, 2, side=64)[line["start"] : line["start"] + line["frames"]])
-    assert {x["kind"] for x in lines} == {"video"}
-
-
-def test_frames_come_in_the_order_of_their_numbers(tmp_path):
-    """Without leading zeros, and with names in capitals, as cameras and ffmpeg write them."""
-    frames = moving(12, 3, side=64)
-    for i, frame in enumerate(frames):
-        save_png(tmp_path / "in" / "clip" / f"f{i + 1}.png", frame)
-    (tmp_path / "in/clip/f11.png").rename(tmp_path / "in/clip/F11.PNG")
-    (source,) = scan(tmp_path / "in")
-    assert [path.name for path in frame_files(source.path)][-2:] == ["f10.png", "f12.png"]
-    (tmp_path / "in/clip/F11.PNG").rename(tmp_path / "in/clip/f11.PNG")
-    options = BuildOptions(**{**vars(OPTIONS), "segment_frames": 12, "segments": 1, "relit_every": 0})
-    options = BuildOptions(**{**vars(options), "validation_people": 0, "validation_photos": 0})
-    (line,) = {x["clean"]: x for x in build([source], tmp_path / "out", options, workers=1)}.values()
-    assert np.array_equal(np.load(tmp_path / "out" / line["clean"]), frames)
-
-
-def test_names_must_differ(tmp_path):
-    save_png(tmp_path / "a.png", moving(1, 0)[0])
-    write_video(tmp_path / "a.mp4", moving(5, 0), 25)
-    with pytest.raises(ValueError, match="sources of one name.*: a"):
-        plan(scan(tmp_path), OPTIONS)
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
-        scan(tmp_path / "nowhere")
 
 
 def test_unreadable_photo_stops_the_build(tmp_path, capsys):
@@ -617,18 +505,6 @@ def test_validation(cache, tmp_path):
         assert dataset.pairs_of(preset, 5) == []
     with pytest.raises(FileNotFoundError, match="no entry of split 'train'"):
         ClipDataset(tmp_path)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent: the real clips are not checked")
-def test_real_evaluation_clips_are_refused_and_training_is_planned():
-    with pytest.raises(EvaluationDataError, match="split is eval-hq"):
-        scan(SHARED / "faces-eval")
-    with pytest.raises(EvaluationDataError):
-        scan(SHARED)
-    sources = scan(SHARED / "faces-train")
-    assert len(sources) == 885
-    held_out = data.split_people(sources, 6, 30)
-    assert len(held_out) == 36
 
 
 def test_a_share_of_the_segments_is_seen_under_other_light(folder, tmp_path):

@@ -3,6 +3,7 @@
 #[cfg(feature = "analytics")]
 mod analytics;
 mod components;
+mod convert;
 mod cut;
 mod faces;
 mod flow;

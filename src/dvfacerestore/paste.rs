@@ -5,11 +5,12 @@
 
 use gst::glib;
 use gst_video::prelude::*;
-use gst_video::{VideoChromaMode, VideoChromaSite, VideoConverter, VideoFormat, VideoFormatInfo, VideoInfo};
+use gst_video::{VideoChromaMode, VideoChromaSite, VideoFormat, VideoFormatInfo, VideoInfo};
 use multiversion::multiversion;
 
 use super::components::{Component, Shares};
-use super::picture::{OwnFrame, WriteFrame, new_frame, plain_config};
+use super::convert::{Converter, plain_config};
+use super::picture::{OwnFrame, WriteFrame, new_frame};
 use super::recent::Recent;
 use crate::difference::{Difference, Matrix};
 use crate::face::mask;
@@ -46,8 +47,8 @@ pub(super) struct Paste {
 
 /// Ways to an unpacked format and back, and memory for a frame there.
 struct Unpacked {
-    unpack: VideoConverter,
-    pack: VideoConverter,
+    unpack: Converter,
+    pack: Converter,
     frame: OwnFrame,
 }
 
@@ -133,17 +134,11 @@ impl Paste {
         match self.unpacked.take() {
             None => self.add(frame, area, share),
             Some(mut unpacked) => {
-                // GstVideoConverter keeps rows, and would take the one of the frame before for this one's.
-                if frame.height() == 1
-                    && let Ok(anew) = Unpacked::new(frame.info())
-                {
-                    unpacked = anew;
-                }
                 unpacked
                     .unpack
-                    .frame_ref(frame, &mut unpacked.frame.as_mut_video_frame_ref());
+                    .convert(frame, &mut unpacked.frame.as_mut_video_frame_ref());
                 self.add(&mut unpacked.frame.as_mut_video_frame_ref(), area, share);
-                unpacked.pack.frame_ref(&unpacked.frame.as_video_frame_ref(), frame);
+                unpacked.pack.convert(&unpacked.frame.as_video_frame_ref(), frame);
                 self.unpacked = Some(unpacked);
             }
         }
@@ -304,8 +299,8 @@ impl Unpacked {
         let mut config = plain_config();
         config.set_chroma_mode(VideoChromaMode::None);
         Ok(Self {
-            unpack: VideoConverter::new(info, &wide, Some(config.clone()))?,
-            pack: VideoConverter::new(&wide, info, Some(config))?,
+            unpack: Converter::new(info, &wide, config.clone(), info.height())?,
+            pack: Converter::new(&wide, info, config, info.height())?,
             frame: new_frame(&wide)?,
         })
     }

@@ -7,10 +7,10 @@
 use gst::glib;
 use gst_video::prelude::*;
 use gst_video::{
-    VideoConverter, VideoConverterConfig, VideoDitherMethod, VideoFormat, VideoFormatInfo, VideoFrame, VideoFrameRef,
-    VideoInfo, VideoResamplerMethod,
+    VideoConverterConfig, VideoFormat, VideoFormatInfo, VideoFrame, VideoFrameRef, VideoInfo, VideoResamplerMethod,
 };
 
+use super::convert::{Converter, plain_config};
 use super::paste::{Paste, Share, plane_size};
 use crate::mirror;
 use crate::scene::{Area, Signature};
@@ -64,15 +64,7 @@ pub(super) fn whole(info: &VideoInfo) -> Area {
 }
 
 /// Converts part of frames to packed RGB of a bundle's size.
-pub(super) struct Crop {
-    converter: VideoConverter,
-    /// Where few rows are converted, what makes the converter anew for each frame.
-    anew: Option<(VideoInfo, VideoInfo, VideoConverterConfig)>,
-}
-
-/// Up to as many rows GstVideoConverter may take those of the frame before for those of this one: it keeps rows until others take
-/// their place.
-const FEW_ROWS: u32 = 8;
+pub(super) struct Crop(Converter);
 
 impl Crop {
     /// Of the part `source` of frames of `info`, into `place` of frames of `rgb`, between black borders ([`Picture::read`] fills them).
@@ -97,11 +89,8 @@ impl Crop {
         config.set_dest_height(Some(place.height as i32));
         config.set_fill_border(true);
         config.set_border_argb(0xff00_0000);
-        let is_low = source.height.min(place.height) <= FEW_ROWS;
-        Ok(Self {
-            anew: is_low.then(|| (info.clone(), rgb.clone(), config.clone())),
-            converter: VideoConverter::new(info, rgb, Some(config))?,
-        })
+        let rows = source.height.min(place.height);
+        Ok(Self(Converter::new(info, rgb, config, rows)?))
     }
 
     /// Of whole frames to whole ones: where they get hardly smaller with the filter of four taps that is used for larger ones, which
@@ -132,10 +121,7 @@ impl Crop {
 
     /// Writes packed pixels, [H, W, 3]; `rgb` is memory for the way.
     pub fn read(&self, frame: &ReadFrame<'_>, rgb: &mut OwnFrame, pixels: &mut [u8]) {
-        let anew = self.anew.clone();
-        let anew = anew.and_then(|(from, to, config)| VideoConverter::new(&from, &to, Some(config)).ok());
-        let converter = anew.as_ref().unwrap_or(&self.converter);
-        converter.frame_ref(frame, &mut rgb.as_mut_video_frame_ref());
+        self.0.convert(frame, &mut rgb.as_mut_video_frame_ref());
         let (row_bytes, stride) = (rgb.width() as usize * 3, rgb.plane_stride()[0] as usize);
         let data = rgb.plane_data(0).expect("RGB has one plane");
         for (row, source) in pixels.chunks_exact_mut(row_bytes).zip(data.chunks(stride)) {
@@ -232,15 +218,8 @@ pub(super) fn rgb_info(info: &VideoInfo, width: u32, height: u32) -> Result<Vide
         .build()
 }
 
-/// No dither, so that a frame's pixels depend on its pixels only.
-pub(super) fn plain_config() -> VideoConverterConfig {
-    let mut config = VideoConverterConfig::new();
-    config.set_dither_method(VideoDitherMethod::None);
-    config
-}
-
 /// Converts only this part.
-pub(super) fn set_source(config: &mut VideoConverterConfig, source: Area) {
+fn set_source(config: &mut VideoConverterConfig, source: Area) {
     config.set_src_x(source.x as i32);
     config.set_src_y(source.y as i32);
     config.set_src_width(Some(source.width as i32));
