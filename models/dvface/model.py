@@ -4,6 +4,7 @@ python -m dvface.model wan-1.3b    prints the parameters of each part
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -129,13 +130,19 @@ def parameter_table(config: Config) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the table; returns the exit status."""
     parser = argparse.ArgumentParser(description="Prints the parameters of each part of a model.")
     parser.add_argument("config", help="name in configs/, or a path")
-    config = load_config(parser.parse_args().config)
+    try:
+        config = load_config(parser.parse_args(argv).config)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(config.name)
     print(parameter_table(config))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -49,7 +49,16 @@ class Window:
         return results[0].cpu(), times
 
 
-def main() -> int:
+def count(text: str) -> int:
+    """Type of an argument that is a number of at least one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the bench; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="name in configs/, or a path")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of train_restorer, or 'random'")
@@ -58,17 +67,17 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="torch.compile each graph (max-autotune on a GPU)")
     parser.add_argument("--window", type=int, metavar="T")
     parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT")
-    parser.add_argument("--windows", type=int, default=20, help="to measure, after three that are not")
+    parser.add_argument("--windows", type=count, default=20, help="to measure, after three that are not")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
-    config = resized(load_config(args.config), args.window, args.size, None)
     try:
+        config = resized(load_config(args.config), args.window, args.size, None)
         device = device_by_name(args.device)
-    except ValueError as error:
+        model, _, _ = load_model(config, args.checkpoint)
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    model, _, _ = load_model(config, args.checkpoint)
     names = graph_names(model)
     graphs = {name: moved(build_graph(name, model, DTYPES[args.dtype]), device) for name in names}
     if args.compile:

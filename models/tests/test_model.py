@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import hashlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -217,7 +216,7 @@ def test_stored_text_lies_beside_the_config(tmp_path):
     assert load_config(path).text.embedding == str(tmp_path / "here.safetensors")
 
 
-def test_parameters_are_counted(monkeypatch, capsys):
+def test_parameters_are_counted(capsys):
     """wan-1.3b: Wan's own parts as released, the whole within 0.1% of the published count; the parts make the whole."""
     table = parameter_table(load_config("wan-1.3b"))
     millions = {line[:36].strip(): float(line[36:].split()[0]) for line in table.splitlines()}
@@ -229,9 +228,10 @@ def test_parameters_are_counted(monkeypatch, capsys):
     assert millions["difference"] == pytest.approx(total - 1624.55, abs=1e-3)
     model = DVFace(tiny_config())
     assert sum(parameter_counts(model).values()) == sum(parameter.numel() for parameter in model.parameters())
-    monkeypatch.setattr(sys, "argv", ["model", "nano"])
-    model_module.main()
+    assert model_module.main(["nano"]) == 0
     assert "total" in capsys.readouterr().out
+    assert model_module.main(["nowhere"]) == 1
+    assert "nowhere.toml" in capsys.readouterr().err
 
 
 def test_context_is_zero_until_the_transformer_fills_it(model):

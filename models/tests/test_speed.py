@@ -2,6 +2,7 @@
 convolutions."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dvface import export, fused_ops, quantize
+from dvface import export, fused_ops, quantize, torch_bench
 from dvface.attention import Attention, rope_table
 from dvface.config import Config, load_config
 from dvface.degradation import PRESETS, Degradation
@@ -186,3 +187,17 @@ def test_unchecked_graphs_are_the_checked_ones_and_say_so(tmp_path):
     for graph in ("encoder", "prior", "dit", "decoder"):
         checked, unchecked = (tmp_path / folder / f"{graph}.onnx" for folder in ("checked", "unchecked"))
         assert checked.read_bytes() == unchecked.read_bytes(), graph
+
+
+def test_pytorch_is_measured_graph_by_graph(tmp_path, capsys):
+    small = ["--window", "5", "--size", "64x64", "--dtype", "f32", "--device", "cpu", "--windows", "2"]
+    assert torch_bench.main(["nano", "random", *small, "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == json.loads(capsys.readouterr().out)
+    parts = sum(graph["mean_ms"] for graph in report["graphs"].values())
+    assert set(report["graphs"]) == {"encoder", "prior", "dit", "decoder"} and 0 < parts <= report["window_mean_ms"]
+    for wrong, told in ((["nowhere", "random"], "nowhere.toml"), (["nano", str(tmp_path / "no.pt")], "no.pt")):
+        assert torch_bench.main([*wrong, *small]) == 1
+        assert told in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        torch_bench.main(["nano", "random", *small[:-1], "0"])
