@@ -33,6 +33,8 @@ pub use search::SearchEnvironment;
 pub struct Bundle {
     /// The folder, canonical.
     dir: PathBuf,
+    /// Of the manifest's text.
+    digest: [u8; 32],
     manifest: Manifest,
     graph_paths: BTreeMap<GraphKind, PathBuf>,
 }
@@ -58,7 +60,8 @@ impl Bundle {
         })?;
         let manifest_path = folder.join(MANIFEST_NAME);
         check_place(&folder, &manifest_path, &manifest_path, MANIFEST_NAME)?;
-        let manifest = Manifest::parse(&manifest_path, &read_manifest(&manifest_path)?)?;
+        let text = read_manifest(&manifest_path)?;
+        let manifest = Manifest::parse(&manifest_path, &text)?;
         let mut graph_paths = BTreeMap::new();
         for (kind, graph) in &manifest.graphs {
             for file in std::iter::once(&graph.model).chain(&graph.weights) {
@@ -68,6 +71,7 @@ impl Bundle {
         }
         Ok(Self {
             dir: folder,
+            digest: Sha256::digest(text).into(),
             manifest,
             graph_paths,
         })
@@ -141,6 +145,11 @@ impl Bundle {
     /// The bundle's folder, canonical.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Tells this bundle from any other, and from itself with another manifest.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 
     /// Tells this bundle from any other content under the same name: 16 hexadecimal digits of the digest of its files'

@@ -74,6 +74,8 @@ pub enum Reason {
 /// Ends a run from another thread.
 pub struct Interrupt {
     options: RunOptions,
+    /// For runs that ONNX Runtime captures, which nobody ends: it would keep what was captured until then as the whole.
+    capturing: RunOptions,
     /// Bits of the reasons that hold.
     raised: AtomicU8,
 }
@@ -83,11 +85,16 @@ impl Interrupt {
     /// Fails where ONNX Runtime has no memory for run options.
     pub fn new() -> ort::Result<Self> {
         static NEXT: AtomicI32 = AtomicI32::new(1);
-        let mut options = RunOptions::new()?;
         // Where runs are captured as CUDA graphs: what is captured is bound to the tensors of one element.
-        options.set("gpu_graph_id", NEXT.fetch_add(1, Ordering::Relaxed).to_string())?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        let numbered = || {
+            let mut options = RunOptions::new()?;
+            options.set("gpu_graph_id", &number)?;
+            Ok::<_, ort::Error>(options)
+        };
         Ok(Self {
-            options,
+            options: numbered()?,
+            capturing: numbered()?,
             raised: AtomicU8::new(0),
         })
     }
@@ -323,6 +330,14 @@ impl Restorer {
         self.sessions.warm_up.lock().get(&self.frames()).copied()
     }
 
+    /// Whether a run in this thread is as fast as those after it, of which ONNX Runtime captures each thread's own.
+    pub fn is_captured(&self) -> bool {
+        match &self.place {
+            Place::Host | Place::Device(_) => true,
+            Place::Fixed(_, fixed) => fixed.is_captured(),
+        }
+    }
+
     /// Runs the graphs once on black frames, so that the first real window takes no longer than the others. How long a
     /// second run takes (the first, where it is a long one of the CPU) is measured once for all elements that share the
     /// sessions.
@@ -331,8 +346,8 @@ impl Restorer {
     /// As [`restore`](Self::restore).
     pub fn warm_up(&mut self) -> Result<Duration, RestoreError> {
         if let Some(duration) = self.measured() {
-            if matches!(&self.place, Place::Fixed(_, fixed) if !fixed.has_run) {
-                // What others have captured is theirs.
+            // What others have captured is theirs.
+            if !self.is_captured() {
                 self.restore(&vec![0; self.window_bytes()])?;
                 self.timings = Default::default();
             }
@@ -371,17 +386,21 @@ impl Restorer {
                 self.run_graphs(&frames)
             }
             Place::Device(device) => {
-                let _turn = capture::shared();
+                let interrupt = &self.interrupt;
+                let turn = capture::shared_unless(|| interrupt.is_raised());
+                let _turn = turn.ok_or(RestoreError::Interrupted)?;
                 let frames = device.upload(frames).map_err(failed)?;
                 self.run_graphs(&frames)
             }
             Place::Fixed(device, fixed) => {
                 // ONNX Runtime captures in the first run.
-                let _turn = if fixed.has_run {
-                    capture::shared()
+                let interrupt = &self.interrupt;
+                let turn = if fixed.is_captured() {
+                    capture::shared_unless(|| interrupt.is_raised())
                 } else {
-                    capture::alone()
+                    capture::alone_unless(|| interrupt.is_raised())
                 };
+                let _turn = turn.ok_or(RestoreError::Interrupted)?;
                 fixed.take(device, frames).map_err(failed)?;
                 self.run_bindings()
             }
@@ -433,14 +452,17 @@ impl Restorer {
         let Place::Fixed(_, fixed) = &mut self.place else {
             unreachable!("asked for with bound graphs alone")
         };
+        let is_captured = fixed.is_captured();
         for (kind, binding) in fixed.bindings() {
+            let capturing = &self.interrupt.capturing;
             let run = |session: &mut Session, options: &RunOptions| {
+                let options = if is_captured { options } else { capturing };
                 session.run_binding_with_options(binding, options).map(drop)
             };
             let ((), time) = in_turn(&self.sessions, &self.interrupt, *kind, run)?;
             self.timings[*kind as usize].add(time);
         }
-        fixed.has_run = true;
+        fixed.set_captured();
         let frames = fixed
             .give()
             .map_err(|error| graph_error(&self.sessions, GraphKind::Decoder, &error))?;

@@ -210,6 +210,16 @@ impl BaseTransformImpl for DvFaceRestore {
         for notice in restorer.sessions().notices() {
             gst::element_imp_warning!(self, gst::ResourceError::Read, ("{notice}"));
         }
+        let on_cpu = restorer.sessions().on_cpu();
+        if !on_cpu.is_empty() {
+            let graphs: Vec<_> = on_cpu.iter().map(ToString::to_string).collect();
+            let text = format!(
+                "provider={}: parts of the graphs run on the CPU, as ONNX Runtime has no kernel for them there: {}",
+                provider.name(),
+                graphs.join(", ")
+            );
+            gst::element_imp_info!(self, gst::LibraryError::Init, ("{text}"), ["{text}"]);
+        }
         let device = restorer.sessions().options().device();
         self.progress(
             gst::ProgressType::Complete,

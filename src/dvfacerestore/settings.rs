@@ -270,7 +270,7 @@ pub fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecString::builder("active-provider")
                 .nick("Active provider")
-                .blurb("What really runs the graphs (NULL before the model is loaded)")
+                .blurb("What the graphs are loaded on (NULL before the model is loaded)")
                 .read_only()
                 .build(),
             glib::ParamSpecUInt::builder("device-id")
@@ -281,7 +281,7 @@ pub fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecUInt::builder("num-threads")
                 .nick("Number of threads")
-                .blurb("CPU threads within an operator (0 = all cores)")
+                .blurb("CPU threads within an operator (0 = all cores that the process may use)")
                 .maximum(1024)
                 .default_value(default.num_threads)
                 .mutable_ready()

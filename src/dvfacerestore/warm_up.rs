@@ -179,9 +179,10 @@ impl DvFaceRestore {
     /// As [`settle_warm_up`](Self::settle_warm_up), with what upstream says now. Where it did not call itself live at the start,
     /// and does now, the warm-up is made up for.
     pub(super) fn settle_warm_up_with_caps(&self) {
-        let is_measured = |engine: &Option<Box<Engine>>| engine.as_ref().is_none_or(|engine| engine.is_measured);
+        // Captured in this thread, in which the frames come.
+        let is_ready = |engine: &Engine| engine.is_measured && engine.restorer.is_captured();
         // The pace may know of a warm-up that is over while the latency does not.
-        if is_measured(&self.engine.lock()) && self.warm_up.lock().is_none() {
+        if self.engine.lock().as_deref().is_none_or(is_ready) && self.warm_up.lock().is_none() {
             return;
         }
         let is_live = self.asked_live() == Some(true);
@@ -197,6 +198,8 @@ impl DvFaceRestore {
             self.tell_warm_up_begins();
             let measured = engine.restorer.warm_up();
             self.measure(frames, measured);
+        } else if let Err(error) = engine.restorer.warm_up() {
+            gst::debug!(CAT, imp = self, "the first window is captured instead: {error}");
         }
         *self.engine.lock() = Some(engine);
     }

@@ -93,7 +93,7 @@ impl Detector {
         }
         let session = SessionBuilder::new(environment)
             .map_err(|error| unusable(error.to_string()))?
-            .with_intra_threads(threads as usize)
+            .with_intra_threads(crate::runtime::threads::of(threads))
             .map_err(|error| unusable(error.to_string()))?
             .with_intra_op_spinning(false)
             .map_err(|error| unusable(error.to_string()))?

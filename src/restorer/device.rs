@@ -1,5 +1,7 @@
 //! The way of windows through a device's memory: frames cross the bus once each way, and what lies between the graphs stays.
 
+use std::thread::{self, ThreadId};
+
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, DynValue, Tensor, TensorElementType, ValueType};
@@ -82,8 +84,8 @@ pub(super) struct Fixed {
     frames: DynTensor,
     restored: DynTensor,
     bindings: Vec<(GraphKind, IoBinding)>,
-    /// All graphs have run, and so are captured.
-    pub has_run: bool,
+    /// The last thread that all graphs have run in: ONNX Runtime captures them anew for each thread.
+    captured_in: Option<ThreadId>,
 }
 
 impl Fixed {
@@ -92,9 +94,12 @@ impl Fixed {
     /// # Errors
     /// Fails where a tensor between the graphs has a size that is not fixed, or memory lacks.
     pub fn new(sessions: &Sessions, memory: &MemoryInfo<'static>, dims: [i64; 4]) -> ort::Result<Self> {
-        let first = sessions.graph(GraphKind::Encoder).expect(CONTRACT);
-        let allocator = Allocator::new(&first.session.lock(), memory.to_owned())?;
-        let frames = DynTensor::new(&allocator, TensorElementType::Uint8, dims)?;
+        // Not of the sessions' own arenas: what one element has captured writes there, wherever it did when it was captured.
+        let tensor = |element, shape: Vec<i64>| {
+            let on_host = DynTensor::new(&Allocator::default(), element, shape)?;
+            on_host.to(memory.allocation_device(), memory.device_id())
+        };
+        let frames = tensor(TensorElementType::Uint8, dims.to_vec())?;
         let mut tensors = vec![("degraded_frames".to_owned(), frames)];
         let mut bindings = vec![];
         for (kind, graph) in GraphKind::ALL
@@ -123,7 +128,7 @@ impl Fixed {
                         )));
                     }
                 };
-                let mut tensor = DynTensor::new(&allocator, element, shape)?;
+                let mut tensor = tensor(element, shape)?;
                 binding.bind_output(output.name(), &mut tensor)?;
                 tensors.push((output.name().to_owned(), tensor));
             }
@@ -135,8 +140,18 @@ impl Fixed {
             frames,
             restored,
             bindings,
-            has_run: false,
+            captured_in: None,
         })
+    }
+
+    /// Whether all graphs are captured for this thread.
+    pub fn is_captured(&self) -> bool {
+        self.captured_in == Some(thread::current().id())
+    }
+
+    /// All graphs have run in this thread.
+    pub fn set_captured(&mut self) {
+        self.captured_in = Some(thread::current().id());
     }
 
     /// The graphs, in their order, bound to their tensors.

@@ -15,17 +15,18 @@ static REGISTERED: Mutex<()> = Mutex::new(());
 ///
 /// [`with_env_allocators`]: ort::session::builder::SessionBuilder::with_env_allocators
 ///
+/// Where another user of the library has registered one, the sessions share that.
+///
 /// # Errors
-/// [`RuntimeError::Call`] where ONNX Runtime has no arena to give; as `load`.
+/// [`RuntimeError::Call`] where the arena cannot be taken back; as `load`.
 pub(super) fn shared<T>(
     environment: &Environment,
     load: impl FnOnce() -> Result<T, RuntimeError>,
 ) -> Result<T, RuntimeError> {
     let _turn = REGISTERED.lock();
-    let registration = Registration::new(environment).map_err(|error| RuntimeError::Call {
-        call: "CreateAndRegisterAllocator",
-        reason: error.to_string(),
-    })?;
+    let Ok(registration) = Registration::new(environment) else {
+        return load();
+    };
     let loaded = load()?;
     registration.end().map_err(|error| RuntimeError::Call {
         call: "UnregisterAllocator",

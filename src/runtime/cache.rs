@@ -14,7 +14,7 @@ use crate::bundle::Bundle;
 struct Key {
     bundle: PathBuf,
     /// A bundle may be exported again in its place.
-    fingerprint: String,
+    digest: [u8; 32],
     options: ProviderOptions,
 }
 
@@ -38,7 +38,7 @@ impl SessionCache {
     ) -> Result<Arc<Sessions>, RuntimeError> {
         let key = Key {
             bundle: bundle.dir().into(),
-            fingerprint: bundle.fingerprint(),
+            digest: bundle.digest(),
             options: options.clone(),
         };
         let slot = {

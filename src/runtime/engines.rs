@@ -1,4 +1,4 @@
-//! TensorRT's engine cache: what is broken or of another version is removed, and built again.
+//! TensorRT's engine cache: what it cannot read is removed, and built again.
 
 use std::fs;
 use std::io;
@@ -32,12 +32,17 @@ pub(super) fn clear(dir: &Path) -> io::Result<usize> {
     Ok(count)
 }
 
-/// What `load` gives; where it fails and there were engines in the cache `dir`, what it gives without them, and a notice.
-///
-/// TensorRT does not say whether an engine or a graph is at fault, so a graph that is fails twice, at the price of a build.
+/// The engine that TensorRT cannot read, of an error's text: one that is corrupt, or of another TensorRT or GPU.
+fn unreadable(text: &str) -> Option<&Path> {
+    let (_, rest) = text.split_once("could not deserialize engine from cache: ")?;
+    let end = rest.find(".engine")? + ".engine".len();
+    Some(Path::new(&rest[..end]))
+}
+
+/// What `load` gives; where it fails on an engine in the cache `dir`, what it gives without that one, and a notice.
 ///
 /// # Errors
-/// As `load`; the first error where the cache is empty or cannot be cleared.
+/// As `load`; the first error where it is about something else, or the cache cannot be cleared.
 pub(super) fn load_or_rebuild<T, E: std::fmt::Display>(
     dir: &Path,
     mut load: impl FnMut() -> Result<T, E>,
@@ -46,11 +51,19 @@ pub(super) fn load_or_rebuild<T, E: std::fmt::Display>(
         Ok(value) => return Ok((value, None)),
         Err(error) => error,
     };
-    match clear(dir) {
+    let text = error.to_string();
+    let Some(engine) = unreadable(&text) else {
+        return Err(error);
+    };
+    let removed = if engine.starts_with(dir) && engine.is_file() {
+        remove(engine)
+    } else {
+        clear(dir)
+    };
+    match removed {
         Ok(count) if count > 0 => {
             let notice = format!(
-                "engine-cache {}: {count} files are corrupt or of another TensorRT or GPU ({error}): removed, and the engines \
-                 built again",
+                "engine-cache {}: corrupt, or of another TensorRT or GPU ({text}): removed, and built again",
                 dir.display()
             );
             load().map(|value| (value, Some(notice)))
@@ -59,48 +72,95 @@ pub(super) fn load_or_rebuild<T, E: std::fmt::Display>(
     }
 }
 
+/// Removes an engine and its profile; returns how many files there were.
+fn remove(engine: &Path) -> io::Result<usize> {
+    fs::remove_file(engine)?;
+    match fs::remove_file(engine.with_extension("profile")) {
+        Ok(()) => Ok(2),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(1),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// As ONNX Runtime's TensorRT provider says it.
+    fn told(engine: &Path) -> String {
+        format!(
+            "TensorRT EP could not deserialize engine from cache: {}",
+            engine.display()
+        )
+    }
+
     #[test]
-    fn a_cache_that_fails_is_removed_and_built_again_once() {
+    fn an_engine_that_cannot_be_read_is_removed_and_built_again_once() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["a.engine", "a.profile", "b.timing", "mine.txt"] {
+        for name in ["a.engine", "a.profile", "b.engine", "b.timing", "mine.txt"] {
             fs::write(dir.path().join(name), "noise").unwrap();
         }
         let mut calls = 0;
         let engine = dir.path().join("a.engine");
         let (value, notice) = load_or_rebuild(dir.path(), || {
             calls += 1;
-            if engine.exists() {
-                Err("cannot deserialize")
-            } else {
-                Ok(7)
-            }
+            if engine.exists() { Err(told(&engine)) } else { Ok(7) }
         })
         .unwrap();
         assert_eq!((value, calls), (7, 2));
         let notice = notice.unwrap();
         assert!(
-            notice.contains("3 files") && notice.contains("cannot deserialize"),
+            notice.contains("a.engine") && notice.contains("built again"),
             "{notice}"
         );
-        assert!(dir.path().join("mine.txt").exists(), "only what TensorRT wrote goes");
+        let left = |name| dir.path().join(name).exists();
+        assert!(!left("a.profile"), "its profile goes with it");
+        assert!(
+            left("b.engine") && left("b.timing") && left("mine.txt"),
+            "what can be read took minutes to build"
+        );
+    }
+
+    /// Where its place is told in another way, all that TensorRT wrote goes, and nothing else.
+    #[test]
+    fn an_engine_without_a_place_empties_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.engine", "a.profile", "b.timing", "mine.txt"] {
+            fs::write(dir.path().join(name), "noise").unwrap();
+        }
+        let engine = dir.path().join("a.engine");
+        let result = load_or_rebuild(dir.path(), || {
+            if engine.exists() {
+                Err(told(Path::new("a.engine")))
+            } else {
+                Ok(())
+            }
+        });
+        assert!(result.unwrap().1.is_some());
+        let left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["mine.txt"]);
     }
 
     #[test]
-    fn without_a_cache_an_error_is_an_error() {
+    fn other_errors_leave_the_cache_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        for folder in [dir.path().to_path_buf(), dir.path().join("absent")] {
-            let mut calls = 0;
-            let result: Result<((), _), _> = load_or_rebuild(&folder, || {
-                calls += 1;
-                Err("no such graph")
-            });
-            assert_eq!((result.unwrap_err(), calls), ("no such graph", 1));
-        }
         fs::write(dir.path().join("a.engine"), "fine").unwrap();
+        for folder in [dir.path().to_path_buf(), dir.path().join("absent")] {
+            for text in ["no such graph".to_owned(), "out of memory".to_owned()] {
+                let mut calls = 0;
+                let result: Result<((), _), _> = load_or_rebuild(&folder, || {
+                    calls += 1;
+                    Err(text.clone())
+                });
+                assert_eq!((result.unwrap_err(), calls), (text, 1));
+            }
+        }
+        let absent = dir.path().join("absent");
+        let result: Result<((), _), _> = load_or_rebuild(&absent, || Err(told(&absent.join("a.engine"))));
+        assert!(result.is_err(), "there is nothing to remove");
         let (_, notice) = load_or_rebuild(dir.path(), || Ok::<_, &str>(())).unwrap();
         assert!(
             notice.is_none() && dir.path().join("a.engine").exists(),

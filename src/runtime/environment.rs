@@ -1,10 +1,10 @@
 //! The one ONNX Runtime environment of a process.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ort::environment::Environment;
-use ort::logging::LogLevel;
 use parking_lot::Mutex;
 
 use super::{RuntimeError, log};
@@ -33,14 +33,23 @@ pub fn environment(path: &Path) -> Result<Environment, RuntimeError> {
         });
     }
     let environment = ort::init_from(path)
-        .map_err(|error| unusable(error.to_string()))?
+        .map_err(|error| unusable(load_reason(&error)))?
         .with_name("dvface")
         .with_telemetry(false)
         .with_logger(Arc::new(log::log))
         .build()
         .map_err(|error| unusable(error.to_string()))?;
-    // With a logger, the level is that of everything.
-    environment.set_log_level(LogLevel::Warning);
     *loaded = Some((path_on_disk, environment.clone()));
     Ok(environment)
+}
+
+/// Why a library cannot be loaded, as the loader says: a dependency that is missing, another architecture.
+fn load_reason(error: &ort::LoadDynamicError) -> String {
+    match error {
+        // Its own text is "dlopen failed".
+        ort::LoadDynamicError::Dlopen { error, .. } => {
+            error.source().map_or_else(|| error.to_string(), ToString::to_string)
+        }
+        other => other.to_string(),
+    }
 }

@@ -8,7 +8,7 @@ use super::RuntimeError;
 
 const FILE_NAME: &str = "libonnxruntime.so";
 
-/// The places, in order: the property, `ORT_DYLIB_PATH`, the plugin's folder, the system's library folders.
+/// The places, in order: the property, `ORT_DYLIB_PATH`, the plugin's folder, the folders of `LD_LIBRARY_PATH`, the system's.
 #[derive(Clone, Debug, Default)]
 pub struct LibrarySearch {
     /// Property `runtime-library`.
@@ -17,7 +17,7 @@ pub struct LibrarySearch {
     pub variable: Option<OsString>,
     /// Folder of the plugin.
     pub plugin_dir: Option<PathBuf>,
-    /// Library folders of the system.
+    /// Folders of `LD_LIBRARY_PATH`, and library folders of the system.
     pub system: Vec<PathBuf>,
 }
 
@@ -25,11 +25,14 @@ impl LibrarySearch {
     /// The search of this process.
     pub fn of_process(property: Option<PathBuf>, plugin_dir: Option<PathBuf>) -> Self {
         let triplet = format!("{}-linux-gnu", env::consts::ARCH);
-        let system = ["/usr/local/lib", "/usr/lib", "/lib"]
+        let of_system = ["/usr/local/lib", "/usr/lib", "/lib"]
             .iter()
             .flat_map(|dir| [Path::new(dir).join(&triplet), dir.into()])
-            .chain(["/usr/local/lib64".into(), "/usr/lib64".into()])
-            .collect();
+            .chain(["/usr/local/lib64".into(), "/usr/lib64".into()]);
+        let of_loader = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        // An empty entry is the working directory to the loader, which is no place to take code from.
+        let of_loader = env::split_paths(&of_loader).filter(|dir| dir.is_absolute());
+        let system = of_loader.chain(of_system).collect();
         Self {
             property,
             variable: env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()),

@@ -10,6 +10,7 @@ mod library;
 mod log;
 mod provider;
 mod sessions;
+pub(crate) mod threads;
 
 pub use cache::SessionCache;
 pub use device_memory::DeviceMemory;

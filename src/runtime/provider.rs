@@ -42,6 +42,13 @@ impl Provider {
     }
 }
 
+/// The order of a picture's data that the CUDA provider's convolutions take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Channels {
+    First,
+    Last,
+}
+
 /// A provider with everything that sessions are told about it. Sessions are shared by elements that agree in all of it.
 ///
 /// `new` gives what a provider needs; the rest is set where it is wanted.
@@ -86,13 +93,13 @@ impl ProviderOptions {
 
     /// The providers to register, best first. Each is an error where it cannot be registered: without that, ONNX Runtime
     /// falls back to the CPU and says nothing.
-    pub(super) fn dispatch(&self) -> Vec<ExecutionProviderDispatch> {
+    pub(super) fn dispatch(&self, channels: Channels) -> Vec<ExecutionProviderDispatch> {
         let device = i32::try_from(self.device_id).unwrap_or(i32::MAX);
         let cuda = || {
             let mut cuda = ep::CUDA::default()
                 .with_device_id(device)
                 // Tensor cores take channels last; with channels first cuDNN transposes around every convolution.
-                .with_prefer_nhwc(true)
+                .with_prefer_nhwc(channels == Channels::Last)
                 .with_cuda_graph(self.cuda_graphs)
                 // Four sessions share the device: an arena that doubles would claim what the others need.
                 .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);

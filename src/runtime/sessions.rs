@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use ort::environment::Environment;
 use ort::ep;
+use ort::logging::LogLevel;
 use ort::session::{Session, builder::SessionBuilder};
 use ort::value::{Outlet, TensorElementType, ValueType};
 use parking_lot::Mutex;
 
-use super::{Provider, ProviderOptions, RuntimeError, arena, capture, engines, tells_of_memory};
+use super::provider::Channels;
+use super::{Provider, ProviderOptions, RuntimeError, arena, capture, engines, log, tells_of_memory, threads};
 use crate::bundle::{Bundle, Contract, ElementType, GraphInfo, GraphKind, TensorInfo};
 
 /// Bundles with more bytes than this run on the CPU without arenas. Each of the four sessions has one, which keeps the
@@ -33,6 +36,8 @@ pub struct Sessions {
     options: ProviderOptions,
     /// What a user should know of the loading: caches that were built again.
     notices: Vec<String>,
+    /// Graphs of which parts run on the CPU, though the provider is another.
+    on_cpu: Vec<GraphKind>,
     /// How long a window took in the warm-up, by its length in frames.
     pub(crate) warm_up: Mutex<BTreeMap<usize, Duration>>,
 }
@@ -54,9 +59,10 @@ impl Sessions {
         options: &ProviderOptions,
         is_lean: bool,
     ) -> Result<Self, RuntimeError> {
-        let _turn = options.provider.is_cuda().then(capture::shared);
         // Asked first, so that a missing provider is not taken for a broken graph.
-        session_builder(environment, options, is_lean)?;
+        let turn = options.provider.is_cuda().then(capture::shared);
+        session_builder(environment, options, is_lean, Channels::Last)?;
+        drop(turn);
         // Large graphs are loaded in turn, for what loading takes of memory besides their weights; GPUs have not been tried.
         let is_parallel = options.provider == Provider::Cpu && !is_lean;
         let kinds = GraphKind::ALL
@@ -64,6 +70,7 @@ impl Sessions {
             .filter(|kind| bundle.graph_path(*kind).is_some());
         let kinds: Vec<GraphKind> = kinds.collect();
         for_each(&kinds, is_parallel, |kind| bundle.verify_graph(kind))?;
+        let _turn = options.provider.is_cuda().then(capture::shared);
         let load_all = || {
             for_each(&kinds, is_parallel, |kind| {
                 load_graph(environment, options, is_lean, kind, bundle)
@@ -77,9 +84,11 @@ impl Sessions {
         };
         let mut graphs = BTreeMap::new();
         let mut infos = BTreeMap::new();
-        let mut notices = vec![];
-        for (kind, (session, notice)) in kinds.into_iter().zip(loaded) {
-            notices.extend(notice);
+        let (mut notices, mut on_cpu) = (vec![], vec![]);
+        for (kind, loaded) in kinds.into_iter().zip(loaded) {
+            let session = loaded.session;
+            notices.extend(loaded.notice);
+            on_cpu.extend(loaded.is_part_on_cpu.then_some(kind));
             infos.insert(
                 kind,
                 GraphInfo {
@@ -96,6 +105,7 @@ impl Sessions {
             contract,
             options: options.clone(),
             notices,
+            on_cpu,
             warm_up: Mutex::default(),
         })
     }
@@ -121,6 +131,11 @@ impl Sessions {
     pub fn provider(&self) -> Provider {
         self.options.provider
     }
+
+    /// Graphs of which parts run on the CPU, though the provider is another, as far as ONNX Runtime says.
+    pub fn on_cpu(&self) -> &[GraphKind] {
+        &self.on_cpu
+    }
 }
 
 impl Drop for Sessions {
@@ -142,9 +157,16 @@ fn unavailable(options: &ProviderOptions, reason: String) -> RuntimeError {
 /// Whether an error text is about the GPU's libraries, which start with the first session, and not about the graph.
 fn tells_of_gpu(text: &str) -> bool {
     let text = text.to_lowercase();
-    ["cudnn", "cublas", "cuda failure", "cuda error", "nvinfer"]
-        .iter()
-        .any(|sign| text.contains(sign))
+    [
+        "cudnn",
+        "cublas",
+        "cuda failure",
+        "cuda error",
+        "cuda_execution_provider",
+        "nvinfer",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign))
 }
 
 /// A builder with the provider registered. `is_lean` sessions give memory back to the system as soon as it is free; others on
@@ -153,6 +175,7 @@ fn session_builder(
     environment: &Environment,
     options: &ProviderOptions,
     is_lean: bool,
+    channels: Channels,
 ) -> Result<SessionBuilder, RuntimeError> {
     let call = |call| {
         move |error: ort::Error<SessionBuilder>| RuntimeError::Call {
@@ -170,12 +193,16 @@ fn session_builder(
             call: "CreateSessionOptions",
             reason: error.to_string(),
         })?
-        .with_intra_threads(options.threads as usize)
+        .with_logger(Arc::new(log::log))
+        .map_err(call("SetUserLoggingFunction"))?
+        .with_log_level(LogLevel::Warning)
+        .map_err(call("SetSessionLogSeverityLevel"))?
+        .with_intra_threads(threads::of(options.threads))
         .map_err(call("SetIntraOpNumThreads"))?
         // Four sessions, of which one runs at a time: spinning threads of the others would take its cores.
         .with_intra_op_spinning(false)
         .map_err(call("AddSessionConfigEntry"))?
-        .with_execution_providers(options.dispatch())
+        .with_execution_providers(options.dispatch(channels))
         .map_err(|error| unavailable(error.to_string()))?;
     if options.provider != Provider::Cpu {
         return Ok(builder);
@@ -227,30 +254,51 @@ fn for_each<T: Send, E: Send>(
 }
 
 /// A graph's session, and what a user should know of it.
+struct Loaded {
+    session: Session,
+    notice: Option<String>,
+    is_part_on_cpu: bool,
+}
+
 fn load_graph(
     environment: &Environment,
     options: &ProviderOptions,
     is_lean: bool,
     kind: GraphKind,
     bundle: &Bundle,
-) -> Result<(Session, Option<String>), RuntimeError> {
+) -> Result<Loaded, RuntimeError> {
     let path = bundle.graph_path(kind).expect("asked for graphs of the bundle alone");
-    let load = || create_session(environment, options, is_lean, kind, path);
-    if options.provider == Provider::TensorRt {
-        engines::load_or_rebuild(&options.engine_cache, load)
-    } else {
-        Ok((load()?, None))
-    }
+    let create = |channels| create_session(environment, options, is_lean, channels, kind, path);
+    let load = || match create(Channels::Last) {
+        Err(error) if options.provider.is_cuda() && lacks_channels_last(&error.to_string()) => create(Channels::First),
+        created => created,
+    };
+    let (loaded, is_part_on_cpu) = log::with_placement(|| match options.provider {
+        Provider::TensorRt => engines::load_or_rebuild(&options.engine_cache, load),
+        Provider::Cpu | Provider::Cuda => Ok((load()?, None)),
+    });
+    let (session, notice) = loaded?;
+    Ok(Loaded {
+        session,
+        notice,
+        is_part_on_cpu,
+    })
+}
+
+/// Whether an error text is of a build of the CUDA provider without kernels for channels last, as those before 1.20 are.
+fn lacks_channels_last(text: &str) -> bool {
+    text.contains("NHWC layout")
 }
 
 fn create_session(
     environment: &Environment,
     options: &ProviderOptions,
     is_lean: bool,
+    channels: Channels,
     graph: GraphKind,
     path: &Path,
 ) -> Result<Session, RuntimeError> {
-    let mut builder = session_builder(environment, options, is_lean)?;
+    let mut builder = session_builder(environment, options, is_lean, channels)?;
     if let Some(prefix) = &options.profile {
         let mut prefix = prefix.clone().into_os_string();
         prefix.push(format!("-{graph}"));
@@ -303,6 +351,17 @@ fn tensor_info(outlet: &Outlet) -> TensorInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_without_channels_last_is_no_broken_graph() {
+        // Of onnxruntime 1.18, cuda_execution_provider.cc.
+        let told = "cuda_execution_provider.cc:270 CUDAExecutionProvider info_.prefer_nhwc == 0 was false. This build does not support \
+                    NHWC layout";
+        assert!(lacks_channels_last(told) && tells_of_gpu(told));
+        assert!(
+            !lacks_channels_last("Load model from dit.onnx failed") && !tells_of_gpu("Load model from dit.onnx failed")
+        );
+    }
 
     /// Which error is told must not depend on which thread was faster.
     #[test]

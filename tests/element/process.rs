@@ -70,6 +70,15 @@ fn the_variable_names_the_library() {
     );
 }
 
+/// Without `ORT_DYLIB_PATH`.
+#[test]
+fn the_loaders_path_has_the_library() {
+    let library = crate::runtime_library();
+    let folder = library.parent().unwrap().to_str().unwrap();
+    let path = [("LD_LIBRARY_PATH", folder)];
+    run_child("the_variable_names_the_library", &path);
+}
+
 #[test]
 fn a_wrong_variable_is_an_error() {
     run_child(
@@ -296,7 +305,12 @@ mod child {
         assert_fails(
             &rig,
             gst::LibraryError::Init,
-            &[text.to_str().unwrap(), "ONNX Runtime 1.17 or later"],
+            &[
+                text.to_str().unwrap(),
+                // As the loader says.
+                "file too short",
+                "ONNX Runtime 1.17 or later",
+            ],
         );
         // The plugin is a library, and not ONNX Runtime.
         let other = super::plugin();
