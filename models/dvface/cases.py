@@ -6,18 +6,22 @@ Four layouts are read:
 - a folder of one published clip: LQ.mp4, outputs of methods NAME.mp4, and GT.mp4 where a ground truth exists;
 - two folders, degraded and clean, with files of the same names;
 - degraded clips without any ground truth.
+
+A clip is a video file, or a folder of images, its frames (as VFHQ has them).
 """
 
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
 from .degradation import PRESETS, Degradation
-from .video import read_video
+from .sources import VIDEO_SUFFIXES, frame_files, read_image
+from .video import clip_info, read_video
 
 INPUT, TRUTH = "input", "GT"
 """Names of the columns of degraded and of clean clips."""
@@ -43,20 +47,32 @@ class Case:
 
     @property
     def stem(self) -> str:
-        """Name of files of this case, without suffix."""
-        return Path(self.clip).stem + (f"-draw{self.draw}" if self.draw else "")
+        """Name of files of this case, without suffix: the clip's, or the folder's of a published one."""
+        name = self.dataset if self.clip == PUBLISHED_INPUT and not self.preset else Path(self.clip).stem
+        return name + (f"-draw{self.draw}" if self.draw else "")
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What no two cases of an evaluation share."""
+        return self.dataset, self.preset, self.clip, self.draw
+
+    @property
+    def fps(self) -> Fraction:
+        """Frames a second: the file's, 25 of a folder of frames."""
+        path = self.degraded or self.clean
+        return Fraction(25) if path.is_dir() else clip_info(path).fps
 
     def read(self, frames: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Degraded and clean frames, u8 RGB [T, H, W, 3] each; the first `frames` of them, or all.
 
         The seed of a preset follows from file name, preset and draw. ValueError for files of different length or size.
         """
-        truth = None if self.clean is None else read_video(self.clean, count=frames)
+        truth = None if self.clean is None else read_clip(self.clean, frames)
         if self.degraded is None:
             named = (self.clip, self.preset, *([str(self.draw)] if self.draw else []))
             seed = zlib.crc32(":".join(named).encode())
             return Degradation(self.preset, seed)(truth), truth
-        degraded = read_video(self.degraded, count=frames)
+        degraded = read_clip(self.degraded, frames)
         if truth is not None and truth.shape != degraded.shape:
             raise ValueError(
                 f"{self.degraded} and {self.clean}: expected one shape, "
@@ -65,12 +81,34 @@ class Case:
         return degraded, truth
 
 
+def read_clip(path: Path, count: int | None = None) -> np.ndarray:
+    """Frames of a video file, or of a folder of images, u8 RGB [T, H, W, 3]; the first `count` of them, or all.
+
+    ValueError where there are fewer, or they differ in size; as `read_video`.
+    """
+    if not path.is_dir():
+        return read_video(path, count=count)
+    files = frame_files(path)
+    if len(files) < (count or 1):
+        raise ValueError(f"{path}: expected {count or 'some'} frames, found {len(files)}")
+    frames = [read_image(file) for file in files[:count]]
+    if sizes := {frame.shape for frame in frames} - {frames[0].shape}:
+        raise ValueError(f"{path}: expected frames of one size, found {list(frames[0].shape)} and {list(sizes.pop())}")
+    return np.stack(frames)
+
+
+def clips_in(folder: Path, pattern: str) -> list[Path]:
+    """The files that fit the pattern; where there are none, the folders that hold frames."""
+    files = sorted(path for path in folder.glob(pattern) if path.is_file())
+    return files or sorted(path for path in folder.iterdir() if path.is_dir() and frame_files(path))
+
+
 def read_output(path: Path, expected: tuple[int, ...], frames: int | None) -> np.ndarray:
     """Frames of a method's output, u8 RGB of the expected shape [T, H, W, 3]; `frames` as in `Case.read`.
 
     ValueError where frames are lost or too many, or of another size.
     """
-    output = read_video(path, count=frames)
+    output = read_clip(path, frames)
     if output.shape != tuple(expected):
         raise ValueError(f"{path}: expected {list(expected)} as the input has, found {list(output.shape)}")
     return output
@@ -91,9 +129,9 @@ def folder_cases(folder: Path, pattern: str, presets: Iterable[str], truth: bool
         outputs = {path.stem: path for path in named}
         degraded = folder / PUBLISHED_INPUT
         return [Case(folder.resolve().name, "", degraded.name, clean if clean.is_file() else None, degraded, outputs)]
-    clips = sorted(path for path in folder.glob(pattern) if path.is_file())
+    clips = clips_in(folder, pattern)
     if not clips:
-        raise ValueError(f"{folder}: no file {pattern}")
+        raise ValueError(f"{folder}: no file {pattern}, and no folder of frames")
     name = folder.resolve().name
     if not truth:
         return [Case(name, "", clip.name, None, clip) for clip in clips]
@@ -106,33 +144,49 @@ def folder_cases(folder: Path, pattern: str, presets: Iterable[str], truth: bool
 
 
 def pair_cases(degraded: Path, clean: Path, pattern: str) -> list[Case]:
-    """Cases of two folders with files of the same names. ValueError where a clean clip is missing, or there is none."""
-    clips = sorted(path for path in degraded.glob(pattern) if path.is_file())
+    """Cases of two folders with clips of the same names. ValueError where a clean clip is missing, or there is none."""
+    for folder in (degraded, clean):
+        if not folder.is_dir():
+            raise ValueError(f"--pairs {folder}: no such folder")
+    clips = clips_in(degraded, pattern)
     if not clips:
-        raise ValueError(f"--pairs {degraded}: no file {pattern}")
-    missing = [clip.name for clip in clips if not (clean / clip.name).is_file()]
+        raise ValueError(f"--pairs {degraded}: no file {pattern}, and no folder of frames")
+    missing = [clip.name for clip in clips if not (clean / clip.name).exists()]
     if missing:
         raise ValueError(f"--pairs {clean}: expected the files of {degraded}, not found: {', '.join(missing)}")
     return [Case(degraded.resolve().name, "", clip.name, clean / clip.name, clip) for clip in clips]
 
 
-def result_file(folder: Path, case: Case) -> Path:
-    """The output for a case in a folder of results: FOLDER/PRESET/CLIP or FOLDER/CLIP, with any suffix of a video; of
-    further draws CLIP-drawN.
+def result_file(folder: Path, case: Case, is_only_preset: bool = True) -> Path:
+    """The output for a case in a folder of results: FOLDER/PRESET/CLIP, or FOLDER/CLIP where a single preset is
+    measured, with any suffix of a video or as a folder of frames; of further draws CLIP-drawN, of a published clip
+    under its folder's name.
 
-    ValueError, with the places looked at, where there is none or more than one.
+    ValueError, with the place looked at, where there is none or more than one.
     """
-    places = [folder / case.preset] if case.preset and (folder / case.preset).is_dir() else [folder]
-    found = [path for place in places for path in sorted(place.glob("*")) if path.is_file() and path.stem == case.stem]
+    has_preset = bool(case.preset) and (not is_only_preset or (folder / case.preset).is_dir())
+    place = folder / case.preset if has_preset else folder
+    found = [
+        path
+        for path in sorted(place.glob("*"))
+        if (path.is_dir() and path.name == case.stem and frame_files(path))
+        or (path.suffix.lower() in VIDEO_SUFFIXES and path.stem == case.stem)
+    ]
     if len(found) != 1:
-        raise ValueError(f"{places[0]}: expected one file {case.stem}.*, found {len(found)}")
+        raise ValueError(
+            f"{place}: expected one video {case.stem}.* or folder of frames {case.stem}, found {len(found)}"
+        )
     return found[0]
 
 
-def write_output(path: Path, frames: np.ndarray, fps: int = 25) -> None:
-    """Writes u8 RGB [T, H, W, 3] without loss (FFV1 in Matroska; `video.read_video` gives the same bytes back)."""
+def write_output(path: Path, frames: np.ndarray, fps: Fraction | int = 25) -> None:
+    """Writes u8 RGB [T, H, W, 3] without loss (FFV1 in Matroska; `video.read_video` gives the same bytes back).
+
+    Under another name first: a file of that name is whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    temporary = path.with_name(f".{path.name}")
+    with av.open(str(temporary), "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "bgr0"
@@ -140,3 +194,4 @@ def write_output(path: Path, frames: np.ndarray, fps: int = 25) -> None:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture.reformat(format="bgr0")))
         container.mux(stream.encode(None))
+    temporary.rename(path)

@@ -15,12 +15,14 @@ here are n/a, with the reason; nothing is downloaded.
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -75,7 +77,10 @@ def evaluate(
     with tqdm(total=total, unit="clip", disable=not sys.stderr.isatty()) as progress:
         for case in cases:
             degraded, truth = case.read(settings.frames)
-            scene = meter.scene(case, degraded, truth)
+            try:
+                scene = meter.scene(case, degraded, truth)
+            except ValueError as error:
+                raise ValueError(f"{case.clip}: {error}") from error
             view = _start_view(scene, 4 if case.dataset in alone else 1)
             for name, clip in _outputs(case, degraded, truth, settings):
                 progress.set_postfix_str(" ".join(part for part in (case.preset, case.clip, name) if part))
@@ -83,7 +88,7 @@ def evaluate(
                 if settings.pictures and not case.draw:
                     _add_view(view, scene, name, clip)
                 if settings.save and name != TRUTH:
-                    write_output(settings.save / name / case.preset / f"{case.stem}.mkv", clip)
+                    write_output(settings.save / name / case.preset / f"{case.stem}.mkv", clip, case.fps)
                 progress.update()
             if not case.draw:
                 views.append(view)
@@ -141,7 +146,7 @@ def draw(folder: Path, views: list[Views]) -> None:
     for view in views:
         block = "-".join(part for part in (view.case.dataset, view.case.preset) if part)
         blocks.setdefault(block, []).extend(view.rows)
-        clip = f"{block}-{Path(view.case.clip).stem}"
+        clip = f"{block}-{view.case.stem}"
         figures.save_png(folder / f"time-{clip}.png", figures.time_stack(view.lines))
         if view.curves:
             figures.psnr_plot(folder / f"psnr-{clip}.png", clip, view.curves)
@@ -160,21 +165,28 @@ def _named(text: str, option: str) -> tuple[str, str]:
 
 
 def _model(value: str, properties: tuple[str, ...]) -> Method:
+    if any(text.partition("=")[0].strip() == "overload" for text in properties):
+        raise ValueError("--property overload: expected the element's default, which fails where a window fails")
     bundle = str(Path(value).resolve()) if os.sep in value or Path(value).is_dir() else value
     return lambda case, degraded: restore(bundle, degraded, properties=properties)
 
 
-def _results(folder: Path, frames: int | None) -> Method:
-    return lambda case, degraded: read_output(result_file(folder, case), degraded.shape, frames)
+def _results(folder: Path, cases: list[Case], frames: int | None) -> Method:
+    """Raises ValueError where the folder lacks a case's output, before anything is measured."""
+    is_only_preset = len({case.preset for case in cases}) == 1
+    files = {case.key: result_file(folder, case, is_only_preset) for case in cases}
+    return lambda case, degraded: read_output(files[case.key], degraded.shape, frames)
 
 
-def methods_of(args: argparse.Namespace) -> tuple[dict[str, Method], list[str]]:
-    """Columns asked for, and a line for each baseline that cannot be run here. ValueError for a name taken twice."""
+def methods_of(args: argparse.Namespace, cases: list[Case]) -> tuple[dict[str, Method], list[str]]:
+    """Columns asked for, and a line for each baseline that cannot be run here. ValueError for a name taken twice, and
+    for a case without its result."""
     methods: dict[str, Method] = {}
     notes = []
+    taken = {INPUT, TRUTH, *(name for case in cases for name in case.outputs)}
 
     def add(name: str, method: Method) -> None:
-        if name in methods or name in (INPUT, TRUTH):
+        if name in methods or name in taken:
             raise ValueError(f"method {name!r}: expected different names, found it twice; give another: NAME=VALUE")
         methods[name] = method
 
@@ -188,7 +200,7 @@ def methods_of(args: argparse.Namespace) -> tuple[dict[str, Method], list[str]]:
         name, value = _named(text, "--results")
         if not Path(value).is_dir():
             raise ValueError(f"--results {text}: no such folder")
-        add(name, _results(Path(value), args.frames))
+        add(name, _results(Path(value), cases, args.frames))
     for text in args.model:
         name, value = _named(text, "--model")
         add(name, _model(value, tuple(args.property)))
@@ -215,10 +227,14 @@ def cases_of(args: argparse.Namespace) -> list[Case]:
         raise ValueError("--truth: expected --input too")
     if not cases:
         raise ValueError("expected --data, --pairs or --input")
-    names = [(case.dataset, case.preset, case.clip) for case in cases if not case.draw]
-    for name in names:
-        if names.count(name) > 1:
-            shown = "/".join(part for part in name if part)
+    folders = {folder.resolve() for folder in (*args.data, *(args.pairs or [])[:1])}
+    if twice := [folder for folder in folders if [other.name for other in folders].count(folder.name) > 1]:
+        shown = ", ".join(sorted(map(str, twice)))
+        raise ValueError(f"{shown}: expected folders of different names, which are the data sets' names")
+    names = [(case.dataset, case.preset, case.stem) for case in cases if not case.draw]
+    for case, name in zip((case for case in cases if not case.draw), names, strict=True):
+        if names.count(name) > 1:  # by their stems, as files of results and pictures are
+            shown = "/".join(part for part in (case.dataset, case.preset, case.clip) if part)
             raise ValueError(f"{shown}: expected different names of folders and clips, found it twice")
     return cases
 
@@ -239,7 +255,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", type=Path, help="one degraded clip")
     add("--truth", type=Path, help="its ground truth")
     add("--frames", type=int, help="only the first frames of each clip")
-    add("--results", metavar="[NAME=]FOLDER", help="restored clips, FOLDER/[PRESET/]CLIP; may be repeated", **more)
+    add(
+        "--results",
+        metavar="[NAME=]FOLDER",
+        help="restored clips or folders of frames, FOLDER/PRESET/CLIP (FOLDER/CLIP for one preset); may be repeated",
+        **more,
+    )
     add("--baselines", action="store_true", help="compare with cheap filters: " + ", ".join(BASELINES))
     add("--property", metavar="NAME=VALUE", help="of dvfacerestore, as num-threads=1; may be repeated", **more)
     add("--detector", type=Path, help="YuNet's ONNX file: find the face, else the middle of the frame is taken")
@@ -261,18 +282,21 @@ def main(arguments: list[str] | None = None) -> int:
         cases = cases_of(args)
         if args.save or args.results:
             check_names(cases)
-        methods, notes = methods_of(args)
+        methods, notes = methods_of(args, cases)
         given = [record for path in args.scores for record in read_csv(path)]
+        check_scores(given, cases, methods)
         meter = Meter(open_detector(args.detector) if args.detector else None)
         for folder in filter(None, (args.out, args.save)):
             folder.mkdir(parents=True, exist_ok=True)
         settings = Settings(methods, args.frames, args.save, args.out is not None)
         records, views = evaluate(cases, settings, meter, kept)
-    except (OSError, ValueError, RuntimeError, av.error.FFmpegError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except BaseException as error:
         if kept and args.out:
             write_csv(args.out / "results.csv", kept)
             print(f"{args.out / 'results.csv'} has what was measured before", file=sys.stderr)
+        if not isinstance(error, (OSError, ValueError, RuntimeError, MemoryError, cv2.error, av.error.FFmpegError)):
+            raise
+        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
     records = merge_scores(records, given)
     gains = [
@@ -281,11 +305,16 @@ def main(arguments: list[str] | None = None) -> int:
         if (table := report.gain_table(records, _named(text, "")[0]))
     ]
     text = "\n\n".join([report.paper_table(records), *notes, report.DEFINITIONS, *gains])
+    if args.out:  # before it is printed, which a closed pipe may end
+        write_csv(args.out / "results.csv", records)
+        (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     if args.out:
-        (args.out / "table.md").write_text(text + "\n")
-        write_csv(args.out / "results.csv", records)
-        draw(args.out, views)
+        try:
+            draw(args.out, views)
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
@@ -294,6 +323,20 @@ def check_names(cases: list[Case]) -> None:
     names = [f"{case.preset}/{case.stem}" if case.preset else case.stem for case in cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"--save and --results: expected clips of different names, found twice: {', '.join(twice)}")
+
+
+def check_scores(given: list[Record], cases: list[Case], methods: dict[str, Method]) -> None:
+    """Raises ValueError where a figure measured elsewhere is of no clip or method that is measured here."""
+    clips = {case.key for case in cases}
+    blocks = {(case.dataset, case.preset, ALL_CLIPS, 0) for case in cases}
+    columns = {INPUT, TRUTH, *methods, *(name for case in cases for name in case.outputs)}
+    for record in given:
+        clip = (record.dataset, record.preset, record.clip, record.draw)
+        if clip not in clips | blocks:
+            raise ValueError(f"--scores: expected clips that are measured, found {'/'.join(map(str, clip))}")
+        if record.method not in columns:
+            known = ", ".join(sorted(columns))
+            raise ValueError(f"--scores: method: expected one of {known}, found {record.method!r}")
 
 
 def merge_scores(records: list[Record], given: list[Record]) -> list[Record]:
@@ -308,4 +351,6 @@ def merge_scores(records: list[Record], given: list[Record]) -> list[Record]:
 
 
 if __name__ == "__main__":
+    # What was measured is kept, and gst-launch-1.0 does not go on alone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

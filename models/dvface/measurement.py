@@ -14,6 +14,7 @@ from .optional_metrics import (
     Score,
     Subject,
     UnavailableError,
+    UnmeasurableError,
     build_all,
     frechet_distance,
     no_downloads,
@@ -123,9 +124,11 @@ class Meter:
         try:
             with no_downloads():
                 value = self._scores[name](subject)
+        except UnmeasurableError as error:
+            return name, float("nan"), str(error)
         except Exception as error:
             return name, float("nan"), _failure(error)
-        return name, value, "no face found" if np.isnan(value) else ""
+        return name, value, "not a number" if np.isnan(value) else ""
 
     def _alone(self, scene: Scene, clip: np.ndarray) -> list[tuple[str, float, str]]:
         """Metrics without a reference."""

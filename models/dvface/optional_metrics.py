@@ -8,7 +8,9 @@ Nothing is ever downloaded: what is absent is "n/a", with the reason. Weights li
 | ST-LPIPS (AlexNet) | torch | models/weights, or where the package stlpips_pytorch (optional extra) has them |
 | DISTS | torchmetrics | HUB/checkpoints/vgg16-397923af.pth |
 | CLIP-IQA | piq (torchmetrics takes piq's too, and needs transformers) | ~/.cache/clip/RN50.pt, clipiqa_tokens.pt |
-| MUSIQ, NIQE, MANIQA, LIQE | pyiqa (non-commercial: an optional extra) | HUB/pyiqa |
+| MUSIQ, NIQE | pyiqa (non-commercial: an optional extra) | HUB/pyiqa |
+| MANIQA | pyiqa | HUB/pyiqa, and timm's vit_base_patch8_224 in Hugging Face's cache |
+| LIQE | pyiqa | HUB/pyiqa, HUB/clip/ViT-B-32.pt |
 | AKD | mediapipe (optional extra) | its own up to version 0.10.21, later ones HUB/checkpoints/face_landmarker.task |
 | VIDD | torch | HUB/checkpoints/arcface_resnet18.torchscript.pt: grey [N, 1, 128, 128] in [-1, 1] to [N, C] |
 | FVD | torch | HUB/checkpoints/i3d_torchscript.pt, StyleGAN-V's |
@@ -48,6 +50,10 @@ NEVER = {
 
 class UnavailableError(Exception):
     """A metric's library or weights are absent; the message says which."""
+
+
+class UnmeasurableError(ValueError):
+    """A metric has no figure for a clip; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -187,10 +193,13 @@ def _clip_iqa() -> Score:
     return _singles(CLIPIQA(data_range=1.0).eval())
 
 
-def _pyiqa(name: str, pattern: str) -> Callable[[], Score]:
+def _pyiqa(name: str, *patterns: str) -> Callable[[], Score]:
+    """Files are by their place in HUB."""
+
     def build() -> Score:
         _need_library("pyiqa", f"non-commercial, {_EXTRA}")
-        _need_file(Path(torch.hub.get_dir(), "pyiqa"), pattern)
+        for pattern in map(Path, patterns):
+            _need_file(Path(torch.hub.get_dir()) / pattern.parent, pattern.name)
         import pyiqa
 
         return _singles(pyiqa.create_metric(name, device="cpu"))
@@ -205,14 +214,20 @@ def keypoint_distance(subject: Subject, landmarks: Landmarks) -> float:
     """AKD: mean distance of facial landmarks between clip and truth, in shares of the frame's sides.
 
     landmarks: u8 RGB [H, W, 3] to [N, 2] in 0 to 1, or None without a face. Over every fourth frame; one without a
-    face in either clip is left out. NaN where there is none left.
+    face in either clip is left out. UnmeasurableError where there is none left, and where the clip has lost the face in
+    more than a tenth of the frames that show one in the truth: the mean would be of those that went well.
     """
-    distances = []
+    distances, lost = [], 0
     for x, y in zip(subject.clip[::EVERY], subject.truth[::EVERY], strict=True):
         a, b = landmarks(x), landmarks(y)
         if a is not None and b is not None:
             distances.append(float(np.linalg.norm(a - b, axis=-1).mean()))
-    return float(np.mean(distances)) if distances else float("nan")
+        lost += a is None and b is not None
+    if lost > 0.1 * (lost + len(distances)):
+        raise UnmeasurableError(f"no face found in {lost} of {lost + len(distances)} frames that show one in the truth")
+    if not distances:
+        raise UnmeasurableError("no face found in the truth")
+    return float(np.mean(distances))
 
 
 def _points(face: Iterable[Any]) -> np.ndarray:
@@ -259,6 +274,8 @@ def _vidd() -> Score:
 
     def score(subject: Subject) -> float:
         """Mean L2 distance between the embeddings of adjacent frames."""
+        if len(subject.clip) < 2:
+            raise UnmeasurableError("expected 2 frames or more, found 1")
         embeddings = [embed(frame, subject.box) for frame in subject.clip]
         pairs = zip(embeddings, embeddings[1:], strict=False)
         return float(np.mean([np.linalg.norm(b - a) for a, b in pairs]))
@@ -271,10 +288,10 @@ OPTIONAL: dict[str, OptionalMetric] = {
     "ST-LPIPS": OptionalMetric(True, _st_lpips),
     "DISTS": OptionalMetric(True, _dists),
     "CLIP-IQA": OptionalMetric(False, _clip_iqa),
-    "MUSIQ": OptionalMetric(False, _pyiqa("musiq", "musiq_koniq_ckpt-*.pth")),
-    "NIQE": OptionalMetric(False, _pyiqa("niqe", "niqe_modelparameters.mat")),
-    "MANIQA": OptionalMetric(False, _pyiqa("maniqa", "ckpt_koniq10k.pt")),
-    "LIQE": OptionalMetric(False, _pyiqa("liqe", "liqe_koniq.pt")),
+    "MUSIQ": OptionalMetric(False, _pyiqa("musiq", "pyiqa/musiq_koniq_ckpt-*.pth")),
+    "NIQE": OptionalMetric(False, _pyiqa("niqe", "pyiqa/niqe_modelparameters.mat")),
+    "MANIQA": OptionalMetric(False, _pyiqa("maniqa", "pyiqa/ckpt_koniq10k.pt")),
+    "LIQE": OptionalMetric(False, _pyiqa("liqe", "pyiqa/liqe_koniq.pt", "clip/ViT-B-32.pt")),
     "AKD": OptionalMetric(True, _akd),
     "VIDD": OptionalMetric(False, _vidd),
 }

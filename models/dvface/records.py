@@ -69,7 +69,7 @@ def write_csv(path: Path, records: list[Record]) -> None:
 
     `clip` is "*" for a figure of all clips together.
     """
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Record)])
         for record in records:
@@ -84,7 +84,7 @@ def read_csv(path: Path) -> list[Record]:
     """
     needed = [field.name for field in fields(Record) if field.name not in ("note", "draw")]
     records = []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
         reader = csv.DictReader(file)
         missing = [name for name in needed if name not in (reader.fieldnames or [])]
         if missing:
@@ -98,6 +98,8 @@ def read_csv(path: Path) -> list[Record]:
                                  f"found {row['metric']!r}")  # fmt: skip
             try:
                 value = float("nan") if row["value"] == "n/a" else float(row["value"])
+                if row["value"] != "n/a" and not math.isfinite(value):
+                    raise ValueError
             except (TypeError, ValueError) as error:
                 raise ValueError(f"--scores {path}, line {reader.line_num}: value: expected a number or n/a, "
                                  f"found {row['value']!r}") from error  # fmt: skip

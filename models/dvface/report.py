@@ -19,7 +19,9 @@ OpenCV's DIS (preset medium) between adjacent frames of the clip itself, half re
 mask; E*_warp / GT: relative to that of the ground truth, mean of the clips' ratios. Sharpness: gradient energy of the
 luma in the face relative to the ground truth (noise and blocks count); Detail: share of the ground truth's gradients
 that is there (noise does not count). The face: the ellipse in the box that --detector finds, without one the middle of
-the frame (45% of its width, 62% of its height). Bold: the best but for GT, nearest to 1 where the arrow says so."""
+the frame (45% of its width, 62% of its height). Bold: the best but for GT, nearest to 1 where the arrow says so;
+italic: the next, of three or more. "(5 of 9)": the mean of the clips that have a figure, which is not compared. E*_warp
+is the mean over the colours, as Lai's; EvalCrafter's program adds them up and has about three times as much."""
 
 
 def mean_value(records: Iterable[Record]) -> float:
@@ -46,27 +48,33 @@ def _loss(metric: Metric, value: float) -> float:
 
 def _row(metric: Metric, records: list[Record], methods: list[str]) -> str:
     cells, losses = [], {}
+    of_metric = [record for record in records if record.metric == metric.name]
     for method in methods:
-        chosen = [record for record in records if record.method == method and record.metric == metric.name]
+        chosen = [record for record in of_metric if record.method == method]
         value = mean_value(chosen)
         if math.isnan(value):
             # The ground truth is not compared with itself, and a metric without a record was not asked for.
             cells.append("n/a" if chosen else "-")
             continue
-        cells.append(f"{value:.{metric.digits}f}")
-        if method != TRUTH:
+        there = sum(not math.isnan(record.value) for record in chosen)
+        cells.append(f"{value:.{metric.digits}f}" + (f" ({there} of {len(chosen)})" if there < len(chosen) else ""))
+        if method != TRUTH and there == len(chosen):
             losses[method] = _loss(metric, round(value, metric.digits))
-    best = min(losses.values(), default=None)
+    ranks = sorted(losses.values())
     if len(losses) > 1:
-        cells = [f"**{cell}**" if losses.get(method) == best else cell
-                 for method, cell in zip(methods, cells, strict=True)]  # fmt: skip
+        # The next best is one where two others are not already the best.
+        marks = ({ranks[1]: "*"} if len(ranks) > 2 else {}) | {ranks[0]: "**"}
+        for at, method in enumerate(methods):
+            mark = marks.get(losses.get(method), "")
+            cells[at] = f"{mark}{cells[at]}{mark}"
     return f"| {metric.name} {metric.arrow} | " + " | ".join(cells) + " |"
 
 
 def _block(title: str, records: list[Record]) -> str:
     methods = _methods(records)
     present = {record.metric for record in records}
-    lines = [f"### {title}", "", "| Metric | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    names = [name.replace("|", "\\|") for name in methods]
+    lines = [f"### {title}", "", "| Metric | " + " | ".join(names) + " |", "|---" * (len(methods) + 1) + "|"]
     lines += [_row(metric, records, methods) for metric in METRICS if metric.name in present]
     return "\n".join(lines)
 
@@ -95,11 +103,14 @@ def paper_table(records: list[Record]) -> str:
 
 
 def _reasons(records: list[Record]) -> str:
-    """Why figures are missing, a line a reason."""
+    """Why figures are missing, a line a reason; of which methods, where others have them."""
     found: dict[str, list[str]] = {}
+    have = {(record.metric, record.method) for record in records if not math.isnan(record.value)}
     for record in records:
         if math.isnan(record.value):
-            found.setdefault(record.note, []).append(record.metric)
+            others = any(metric == record.metric for metric, _ in have)
+            where = f" ({record.method}, {record.clip})" if others else ""
+            found.setdefault(record.note, []).append(record.metric + where)
     lines = [f"- {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in found.items()]
     return "\n\nn/a:\n\n" + "\n".join(lines) if lines else ""
 

@@ -158,7 +158,8 @@ def square(frame: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(frame, (size, size), interpolation=interpolation)
 
 
-def _read_image(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
+    """u8 RGB [H, W, 3]. ValueError, which names the file, where it is no image."""
     # imdecode of the bytes rather than imread: imread fails on some non-ASCII paths without saying so.
     content = np.fromfile(path, dtype=np.uint8)
     bgr = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
@@ -182,8 +183,8 @@ def load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray:
     OSError, ValueError or FFmpegError where they cannot be read.
     """
     if source.kind == "photo":
-        return photo_clip(square(_read_image(source.path), size), frames, stable_hash(f"{source.name}/camera"))
+        return photo_clip(square(read_image(source.path), size), frames, stable_hash(f"{source.name}/camera"))
     if source.kind == "frames":
         files = frame_files(source.path)[start : start + frames]
-        return np.stack([square(_read_image(path), size) for path in files])
+        return np.stack([square(read_image(path), size) for path in files])
     return np.stack([square(frame, size) for frame in read_video(source.path, start, frames)])

@@ -92,7 +92,11 @@ def _decoded(path: str | Path) -> Iterator[av.VideoFrame]:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
         try:
-            yield from container.decode(stream)
+            for index, frame in enumerate(container.decode(stream)):
+                # Decoders make up what is missing, and say so.
+                if frame.is_corrupt:
+                    raise ValueError(f"{path}: frame {index} is damaged")
+                yield frame
         except av.error.FFmpegError as error:
             raise ValueError(f"{path}: cannot be decoded: {error}") from error
 

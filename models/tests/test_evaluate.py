@@ -1,7 +1,5 @@
-"""Evaluation: which clips are read, tables and files of figures, cheap filters, and all of it through the element."""
+"""Evaluation: which clips are read, cheap filters, and all of it through the element."""
 
-import csv
-import dataclasses
 import os
 import sys
 import warnings
@@ -12,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from clip_files import save_png
 from PIL import Image
+from test_report import rows_of
 
-from dvface import evaluate, report
+from dvface import evaluate
 from dvface.baselines import BASELINES
 from dvface.cases import Case, folder_cases, pair_cases, read_output, result_file, write_output
 from dvface.degradation import Degradation
@@ -22,7 +22,7 @@ from dvface.gstreamer import has_element, restore, run_elements
 from dvface.measurement import Meter
 from dvface.metrics import luma, psnr
 from dvface.optional_metrics import frechet_distance
-from dvface.records import Record, read_csv, write_csv
+from dvface.records import read_csv
 from dvface.video import read_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,8 +136,75 @@ def test_a_result_is_found_by_preset_and_name(tmp_path: Path) -> None:
     touch(tmp_path / "strong" / "a.webm")
     assert result_file(tmp_path, case) == tmp_path / "strong" / "a.webm"
     touch(tmp_path / "strong" / "a.mp4")
-    with pytest.raises(ValueError, match=r"expected one file a\.\*, found 2"):
+    with pytest.raises(ValueError, match=r"expected one video a\.\* or folder of frames a, found 2"):
         result_file(tmp_path, case)
+
+
+def test_results_may_be_folders_of_frames_with_files_beside_them(tmp_path: Path) -> None:
+    clip = moving(3)
+    case = Case("HDTF_1", "", "LQ.mp4", None, Path("HDTF_1/LQ.mp4"))
+    for i, frame in enumerate(clip):
+        save_png(tmp_path / "HDTF_1" / f"{i}.png", frame)
+    touch(tmp_path / "HDTF_1.json", tmp_path / "LQ.txt")
+    found = result_file(tmp_path, case)
+    assert found == tmp_path / "HDTF_1", "every published clip is called LQ"
+    np.testing.assert_array_equal(read_output(found, clip.shape, None), clip)
+    with pytest.raises(ValueError, match=r"expected \[2, 32, 32, 3\] as the input has"):
+        read_output(found, (2, 32, 32, 3), None)
+    save_png(tmp_path / "HDTF_1" / "9.png", clip[0, 4:])
+    with pytest.raises(ValueError, match="expected frames of one size"):
+        read_output(found, clip.shape, None)
+
+
+def test_clips_may_be_folders_of_frames(tmp_path: Path) -> None:
+    for clip in "ba":
+        for i, frame in enumerate(moving(3)):
+            save_png(tmp_path / "VFHQ" / clip / f"{i:08d}.png", frame)
+    cases = folder_cases(tmp_path / "VFHQ", "*.mp4", ["light"])
+    assert [case.clip for case in cases] == ["a", "b"] and cases[0].fps == 25
+    degraded, truth = cases[0].read(2)
+    assert degraded.shape == truth.shape == (2, 32, 32, 3)
+    np.testing.assert_array_equal(truth, moving(3)[:2])
+    (pair, _) = pair_cases(tmp_path / "VFHQ", tmp_path / "VFHQ", "*.mp4")
+    np.testing.assert_array_equal(*pair.read())
+
+
+def test_one_result_is_not_measured_against_every_preset(
+    weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("real", "mine"):
+        write_output(tmp_path / folder / "a.mkv", moving())
+    arguments = ["--data", str(tmp_path / "real"), "--pattern", "*.mkv", "--results", str(tmp_path / "mine")]
+    assert evaluate.main([*arguments, "--presets", "light", "clean"]) == 1
+    assert "mine/light: expected one video a.* or folder of frames a, found 0" in capsys.readouterr().err
+    assert evaluate.main([*arguments, "--presets", "light"]) == 0
+
+
+def test_saved_clips_keep_their_rate(tmp_path: Path) -> None:
+    write_output(tmp_path / "a.mkv", moving(3), 30)
+    assert Case("data", "", "a.mkv", None, tmp_path / "a.mkv").fps == 30
+    assert not list(tmp_path.glob(".*")), "written under another name, and renamed"
+
+
+def test_a_method_does_not_take_the_name_of_a_published_one(
+    weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("LQ", "GT", "DVFace"):
+        write_output(tmp_path / "HDTF_1" / f"{name}.mp4", moving(3))
+    write_output(tmp_path / "mine" / "HDTF_1.mkv", moving(3))
+    arguments = ["--data", str(tmp_path / "HDTF_1"), "--results"]
+    assert evaluate.main([*arguments, f"DVFace={tmp_path / 'mine'}"]) == 1
+    assert "method 'DVFace': expected different names" in capsys.readouterr().err
+    assert evaluate.main([*arguments, f"mine={tmp_path / 'mine'}"]) == 0
+    assert rows_of(capsys.readouterr().out)["Metric"] == ["input", "DVFace", "mine", "GT"]
+
+
+def test_data_sets_have_names_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in "AB":
+        write_output(tmp_path / folder / "test" / f"{folder}.mkv", moving(3))
+    arguments = ["--data", str(tmp_path / "A/test"), str(tmp_path / "B/test"), "--pattern", "*.mkv"]
+    assert evaluate.main(arguments) == 1
+    assert "expected folders of different names" in capsys.readouterr().err
 
 
 def test_an_output_that_lost_frames_is_an_error(tmp_path: Path) -> None:
@@ -146,130 +213,6 @@ def test_an_output_that_lost_frames_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.mkv: expected \[9, 32, 32, 3\] as the input has, found \[8, 32, 32, 3\]"):
         read_output(tmp_path / "a.mkv", clip.shape, None)
     assert len(read_output(tmp_path / "a.mkv", (4, 32, 32, 3), 4)) == 4
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def record(
-    metric: str, method: str, value: float, preset: str = "strong", clip: str = "a.mp4", note: str = ""
-) -> Record:
-    return Record("data", preset, clip, method, metric, value, note)
-
-
-def rows_of(text: str) -> dict[str, list[str]]:
-    """Cells of a Markdown table by the first one."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    return {row[0]: row[1:] for row in rows}
-
-
-def test_paper_table_has_metrics_in_rows_and_the_best_in_bold() -> None:
-    records = [record("E*_warp", "GT", 0.1)]
-    for method, psnr_of_a, psnr_of_b, sharp in (("ours", 30, 31, 0.8), ("input", 28, 30, 0.4), ("other", 29, 30, 1.1)):
-        records += [
-            record("PSNR", method, psnr_of_a),
-            record("PSNR", method, psnr_of_b, clip="b.mp4"),
-            record("Sharpness", method, sharp),
-            record("E*_warp", method, sharp),
-        ]
-    text = report.paper_table(records)
-    assert text.startswith("### data, strong, 2 clips\n")
-    rows = rows_of(text)
-    assert rows["Metric"] == ["input", "ours", "other", "GT"]
-    assert list(rows)[2:] == ["PSNR ↑", "E*_warp ↓", "Sharpness →1"]  # the paper's order
-    assert rows["PSNR ↑"] == ["29.00", "**30.50**", "29.50", "-"]
-    assert rows["Sharpness →1"] == ["0.400", "0.800", "**1.100**", "-"]
-    assert rows["E*_warp ↓"] == ["**0.4000**", "0.8000", "1.1000", "0.1000"]  # the truth takes no part
-
-
-def test_missing_figures_are_na_with_each_reason_once() -> None:
-    records = [
-        record(name, method, NAN, note="no weights here") for name in ("LPIPS", "DISTS") for method in ("input", "x")
-    ]
-    records += [record("PSNR", "input", 30), record("PSNR", "x", NAN, note="lost")]
-    text = report.paper_table(records)
-    rows = rows_of(text)
-    assert rows["LPIPS ↓"] == rows["DISTS ↓"] == ["n/a", "n/a"]
-    assert rows["PSNR ↑"] == ["30.00", "n/a"]
-    assert text.count("no weights here") == 1
-    assert "- LPIPS, DISTS: no weights here" in text and "- PSNR: lost" in text
-
-
-def test_mean_block_is_of_the_three_presets_without_clean() -> None:
-    values = {"strong": 26.0, "medium": 30.0, "light": 40.0, "clean": 90.0}
-    records = [record("PSNR", "input", value, preset) for preset, value in values.items()]
-    blocks = report.paper_table(records).split("### ")[1:]
-    assert [block.splitlines()[0] for block in blocks] == [
-        "data, strong, 1 clip", "data, medium, 1 clip", "data, light, 1 clip", "data, clean, 1 clip",
-        "data, mean of strong, medium, light",
-    ]  # fmt: skip
-    assert rows_of(blocks[-1])["PSNR ↑"] == ["32.00"]
-    assert "mean of" not in report.paper_table(records[1:])
-
-
-def test_gain_table_has_the_least_gain() -> None:
-    records = []
-    for clip, before, after in (("a.mp4", 28.0, 30.0), ("b.mp4", 30.0, 29.5)):
-        for method, value in (("input", before), ("ours", after)):
-            records += [record("PSNR", method, value, clip=clip), record("SSIM", method, value / 100, clip=clip)]
-    lines = report.gain_table(records, "ours").splitlines()
-    assert lines[2] == "| data | strong | a.mp4 | 28.00 | 30.00 | +2.00 |  | 0 of 1 | 0.2800 | 0.3000 |"
-    mean = "| data | **strong** | **mean** | 29.00 | 29.75 | +0.75 | -0.50 (b.mp4) | 1 of 2 | 0.2900 | 0.2975 |"
-    assert lines[4] == mean
-    assert report.gain_table([record("PSNR", "ours", NAN)], "ours") == ""
-    # Figures measured elsewhere may be of other clips, and fewer.
-    elsewhere = record("PSNR", "ours", 31.0, clip="c.mp4")
-    assert report.gain_table([*records, elsewhere], "ours").splitlines() == lines
-
-
-def test_draws_of_a_clip_are_one_row() -> None:
-    """The least of a clip's draws is in its row, the least of the clips' means below."""
-    records = []
-    for draw, after in enumerate((31.0, 29.0)):
-        for clip, shift in (("a.mp4", 0.0), ("b.mp4", 0.5)):
-            for method, value in (("input", 28.0), ("ours", after - 1.5 + shift)):
-                for metric in ("PSNR", "SSIM"):
-                    records.append(dataclasses.replace(record(metric, method, value, clip=clip), draw=draw))
-    lines = report.gain_table(records, "ours").splitlines()
-    assert lines[2] == "| data | strong | a.mp4 | 28.00 | 28.50 | +0.50 | -0.50 | 1 of 2 | 28.0000 | 28.5000 |"
-    assert "| -0.00 |" in lines[3] or "| +0.00 | 0 of 2 |" in lines[3]
-    assert lines[4].split(" | ")[5:8] == ["+0.75", "+0.50 (a.mp4)", "1 of 4"]
-    assert report.paper_table(records).splitlines()[0] == "### data, strong, 2 clips of 2 draws"
-
-
-def test_figures_survive_the_csv(tmp_path: Path) -> None:
-    records = [record("PSNR", "ours", 30.125), record("LPIPS", "ours", NAN, note="no weights, none")]
-    records[0] = dataclasses.replace(records[0], draw=2)
-    write_csv(tmp_path / "a.csv", records)
-    with (tmp_path / "a.csv").open() as file:
-        assert list(csv.reader(file)) == [
-            ["dataset", "preset", "clip", "method", "metric", "value", "note", "draw"],
-            ["data", "strong", "a.mp4", "ours", "PSNR", "30.125", "", "2"],
-            ["data", "strong", "a.mp4", "ours", "LPIPS", "n/a", "no weights, none", "0"],
-        ]
-    back = read_csv(tmp_path / "a.csv")
-    assert back[0] == records[0]
-    assert np.isnan(back[1].value) and back[1].note == "no weights, none"
-
-
-def test_scores_of_others_are_checked_and_take_the_place_of_ours(tmp_path: Path) -> None:
-    path = tmp_path / "scores.csv"
-    path.write_text("dataset,preset,clip,method,metric\n")
-    with pytest.raises(ValueError, match="missing: value"):
-        read_csv(path)
-    head = "dataset,preset,clip,method,metric,value\n"
-    path.write_text(head + "data,strong,a.mp4,ours,SPEED,1\n")
-    with pytest.raises(ValueError, match=r"line 2: metric: expected one of PSNR, .* found 'SPEED'"):
-        read_csv(path)
-    path.write_text(head + "data,strong,a.mp4,ours,DOVER,good\n")
-    with pytest.raises(ValueError, match="line 2: value: expected a number or n/a, found 'good'"):
-        read_csv(path)
-    path.write_text(head.replace("\n", ",draw\n") + "data,strong,a.mp4,ours,DOVER,1,-1\n")
-    with pytest.raises(ValueError, match="line 2: draw: expected 0 or more, found '-1'"):
-        read_csv(path)
-    path.write_text(head + "data,strong,a.mp4,ours,DOVER,0.8\n")
-    merged = evaluate.merge_scores([record("PSNR", "ours", 30), record("DOVER", "ours", NAN, note="x")], read_csv(path))
-    assert [(entry.metric, entry.value) for entry in merged] == [("PSNR", 30), ("DOVER", 0.8)]
 
 
 # --- filters and element ----------------------------------------------------------------------------------------------
@@ -453,6 +396,31 @@ def test_what_was_measured_outlives_an_error(
     assert {record.clip for record in read_csv(tmp_path / "out" / "results.csv")} == {"a.mkv"}
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, MemoryError, AssertionError])
+def test_what_was_measured_outlives_a_stop(
+    stop: type[BaseException], weightless: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        write_output(tmp_path / "in" / f"{name}.mkv", moving(3))
+    arguments = ["--data", str(tmp_path / "in"), "--pattern", "*.mkv", "--presets", "light"]
+    arguments += ["--model", "x=y", "--out", str(tmp_path / "out")]
+
+    def method(case: Case, degraded: np.ndarray) -> np.ndarray:
+        if case.clip == "b.mkv":
+            raise stop
+        return degraded
+
+    monkeypatch.setattr(evaluate, "has_element", lambda name: True)
+    monkeypatch.setattr(evaluate, "_model", lambda value, properties: method)
+    if stop is MemoryError:
+        assert evaluate.main(arguments) == 1
+    else:
+        with pytest.raises(stop):
+            evaluate.main(arguments)
+    kept = read_csv(tmp_path / "out" / "results.csv")
+    assert {(record.clip, record.method) for record in kept} >= {("a.mkv", "x"), ("a.mkv", "GT")}
+
+
 def test_clips_without_truth_get_what_needs_none(
     weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -481,6 +449,7 @@ def test_clips_without_truth_get_what_needs_none(
         (["--data", "DATA", "--results", "x=none"], "--results x=none: no such folder"),
         (["--data", "DATA", "--model", "x=a", "--model", "x=b"], "method 'x': expected different names"),
         (["--data", "DATA", "--model", "GT=a"], "method 'GT': expected different names"),
+        (["--data", "DATA", "--model", "a", "--property", "overload=bypass"], "--property overload: expected"),
         (["--data", "DATA", "--detector", "none.onnx"], "--detector none.onnx: no such file"),
         (["--data", "DATA", "--scores", "none.csv"], "none.csv"),
     ],

@@ -385,9 +385,16 @@ def test_keypoint_distance_is_in_shares_of_the_frame() -> None:
         return np.array([[0.5, 0.5], [0.6, 0.5]]) + (np.array([0.03, 0.04]) if frame[0, 0, 0] == 1 else 0)
 
     assert optional_metrics.keypoint_distance(subject(moved, clean), landmarks) == pytest.approx(0.05 / 3)
-    moved[4] = 2  # no face: left out
+    clean[4] = 2  # no face in the truth: left out
     assert optional_metrics.keypoint_distance(subject(moved, clean), landmarks) == pytest.approx(0.05 / 2)
-    assert np.isnan(optional_metrics.keypoint_distance(subject(np.full_like(clean, 2), clean), landmarks))
+    moved[8] = 2  # what is destroyed is not left out
+    with pytest.raises(optional_metrics.UnmeasurableError, match="no face found in 1 of 2 frames"):
+        optional_metrics.keypoint_distance(subject(moved, clean), landmarks)
+    with pytest.raises(optional_metrics.UnmeasurableError, match="no face found in the truth"):
+        optional_metrics.keypoint_distance(subject(clean, np.full_like(clean, 2)), landmarks)
+    long, lost = np.zeros((80, 20, 40, 3), np.uint8), np.zeros((80, 20, 40, 3), np.uint8)
+    lost[0] = 2  # a detector misses one in twenty
+    assert optional_metrics.keypoint_distance(subject(lost, long), landmarks) == 0
 
 
 def test_mediapipe_with_models_of_its_own_gives_keypoints(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
