@@ -1,5 +1,5 @@
 # Each target works alone and in any order; what is missing gets installed (apt packages, .venv, ONNX Runtime).
-.PHONY: help build demo test bench soak fuzz memcheck clean
+.PHONY: help build install demo test bench soak fuzz memcheck clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -8,6 +8,7 @@ export INPUT
 
 help:
 	@echo 'make build              the plugin and ONNX Runtime, in target/release'
+	@echo 'make install            plugin, ONNX Runtime and bundle into the system (PREFIX, DESTDIR, PLUGIN_DIR)'
 	@echo 'make demo               restores a degraded clip, into demo/'
 	@echo 'make demo INPUT=my.mp4  restores your own file, into demo/'
 	@echo 'make test               formatting, lints, all tests'
@@ -15,10 +16,13 @@ help:
 	@echo 'make fuzz               manifests, graphs and window operations, five minutes each (nightly toolchain, cargo-fuzz)'
 	@echo 'make memcheck           element tests in Valgrind'
 	@echo 'make bench              how fast, beside what the graphs allow; results in docs/bench'
-	@echo 'make clean              removes target/ and what the demo wrote; keeps .venv'
+	@echo 'make clean              removes what is built and what the demo wrote; keeps .venv'
 
 build:
 	@scripts/build.sh
+
+install:
+	@scripts/install.sh
 
 demo:
 	@scripts/demo.sh

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The parts of the element around the graphs: windows, conversion and paste, manifest. `cargo bench --bench parts`
 
 use std::hint::black_box;

@@ -1,10 +1,14 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Plays a pipeline and prints the faces that `dvfacerestore` has restored, one line each: frame, track, left, top, width, height,
 //! strength.
 //!
 //! ```text
-//! cargo run --example tracks -- filesrc location=people.mp4 ! decodebin ! videoconvert ! \
-//!     dvfacerestore region=detect detector=yunet_n_dynamic.onnx ! fakesink
+//! GST_PLUGIN_PATH=target/release cargo run --release --example tracks -- filesrc location=people.mp4 ! decodebin ! \
+//!     videoconvert ! dvfacerestore region=detect detector=yunet_n_dynamic.onnx ! fakesink
 //! ```
+//!
+//! The plugin is the one that GStreamer finds, with runtime and bundle beside it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,9 +17,12 @@ use gst_video::VideoRegionOfInterestMeta;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     gst::init()?;
-    gstdvface::plugin_register_static()?;
+    if gst::ElementFactory::find("dvfacerestore").is_none() {
+        return Err("no element dvfacerestore: `make build`, and GST_PLUGIN_PATH=target/release".into());
+    }
     let line: Vec<String> = std::env::args().skip(1).collect();
-    let pipeline = gst::parse::launch(&line.join(" "))?;
+    let words: Vec<&str> = line.iter().map(String::as_str).collect();
+    let pipeline = gst::parse::launchv(&words)?;
     let bin = pipeline.downcast_ref::<gst::Bin>().ok_or("not a pipeline")?;
     let element = bin
         .iterate_elements()
@@ -50,12 +57,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         gst::PadProbeReturn::Ok
     });
-    pipeline.set_state(gst::State::Playing)?;
     let bus = pipeline.bus().ok_or("no bus")?;
-    let message = bus.timed_pop_filtered(gst::ClockTime::NONE, &[gst::MessageType::Eos, gst::MessageType::Error]);
+    let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+    let message = match pipeline.set_state(gst::State::Playing) {
+        Ok(_) => bus.timed_pop_filtered(gst::ClockTime::NONE, &ends),
+        // Why is on the bus.
+        Err(_) => bus.pop_filtered(&ends[1..]),
+    };
     pipeline.set_state(gst::State::Null)?;
     match message.as_ref().map(|message| message.view()) {
         Some(gst::MessageView::Error(error)) => Err(error.error().into()),
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => Err("the pipeline does not start".into()),
     }
 }

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # make demo: builds the plugin where need be and runs examples/demo. INPUT: a video file, else a clip is made.
 set -eu
+# A relative path counts from where the user is, which is the root when make runs this.
+input=${INPUT:+$(realpath -m -- "$INPUT")}
 . "$(dirname "$0")/lib.sh"
 
-input=${INPUT:-}
-[ -z "$input" ] || [ -f "$input" ] || die "INPUT=$input: no such file"
+[ -z "$input" ] || [ -f "$input" ] || die "INPUT=$INPUT: no such file"
 
 scripts/build.sh
 need_python demo

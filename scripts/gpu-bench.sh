@@ -17,7 +17,7 @@
 set -eu
 . "$(dirname "$0")/lib.sh"
 
-out=${1:-target/gpu-bench}
+out=${1:-$target/gpu-bench}
 config=${CONFIG:-wan-1.3b}
 device=${DEVICE-cuda}
 windows=${WINDOWS:-20}

@@ -3,8 +3,12 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
-# Cargo's output folder; relative to the root, or absolute.
+# Cargo's output folder; relative to the root, or absolute. Said to cargo too, whatever its configuration says.
+# shellcheck disable=SC2034  # clean.sh asks
+is_own_target=${CARGO_TARGET_DIR:-yes}
 target=${CARGO_TARGET_DIR:-target}
+export CARGO_TARGET_DIR=$target
+unset CARGO_BUILD_TARGET_DIR
 release=$target/release
 
 # shellcheck disable=SC2034  # the scripts use it
@@ -22,13 +26,15 @@ die() {
     exit 1
 }
 
+[ -z "${CARGO_BUILD_TARGET:-}" ] || die "CARGO_BUILD_TARGET=$CARGO_BUILD_TARGET: these scripts build for this machine; unset it"
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
     elif command -v sudo >/dev/null; then
         sudo "$@"
     else
-        die "no root and no sudo; run as root: $*"
+        die "no root and no sudo"
     fi
 }
 
@@ -43,6 +49,8 @@ need_packages() {
         [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
     done
     [ ${#missing[@]} = 0 ] && return
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
+        die "no root and no sudo; run as root: apt-get update && apt-get install --no-install-recommends ${missing[*]}"
     say "apt: installing ${missing[*]}"
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
@@ -66,7 +74,8 @@ is_python311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 # need_venv: .venv with Python 3.11.
 need_venv() {
     local candidate python=
-    if is_python311 .venv/bin/python; then
+    # One that was interrupted while it was made has no pip.
+    if is_python311 .venv/bin/python && .venv/bin/python -I -m pip --version >/dev/null 2>&1; then
         return
     fi
     for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3 /usr/bin/python3.11; do
@@ -99,7 +108,8 @@ need_python() {
             demo) options=(--no-deps) ;;
             *) options=() ;;
         esac
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check "${options[@]}" -r "$file"
+        # -I: what the user's PYTHONPATH has is not installed here.
+        .venv/bin/python -I -m pip install --quiet --disable-pip-version-check "${options[@]}" -r "$file"
         touch "$stamp"
     done
 }

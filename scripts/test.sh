@@ -21,6 +21,10 @@ say "cargo fmt"
 cargo fmt --check
 say "cargo clippy"
 cargo clippy --locked --all-targets -- -D warnings
+# The fuzz targets need a nightly toolchain; that their lock file is of these dependencies can be seen without.
+cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
+say "cargo doc"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --lib
 # The live tests play a real clip, too.
 say "a clip"
 mkdir -p "$target/test-clip"

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Bundles: a folder with `bundle.toml` and the graphs that it lists.
 //!
 //! A bundle is data from strangers. No field of it makes this code read outside the folder, allocate without bound or

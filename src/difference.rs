@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the graphs changed in a picture: the difference of two pictures in RGB, and its way to other colours. No GStreamer, no ONNX
 //! Runtime.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! GStreamer plugin `dvface`: restores degraded face video while it streams. The element is [`dvfacerestore`]; without the
 //! feature `element` the library runs bundles, and knows nothing of GStreamer.
 

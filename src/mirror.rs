@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What lies beside a picture that does not fill its frame: its mirror image. No GStreamer, no ONNX Runtime.
 //!
 //! A black border would be the sharpest edge in sight, and a model that has learned to sharpen edges draws a bright line along it:

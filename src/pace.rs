@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Whether a window can be in time, what happens when it cannot, and how the picture goes there and back. No GStreamer, no
 //! ONNX Runtime: times are durations, running times where they are points.
 
@@ -243,7 +245,7 @@ impl Pace {
     }
 
     /// When a run has to be told to end for its first frame to leave by `limit`. ONNX Runtime ends a run between two operators, the longest
-    /// of which is a share of the run; at most what [`needed`](Self::needed) has to spare, so that a run that is expected to be in time
+    /// of which is a share of the run; at most what `needed` has to spare, so that a run that is expected to be in time
     /// is not ended.
     pub fn end_by(&self, limit: Duration) -> Duration {
         let expected = self.expected.time();

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Scaling of differences along one axis, in 16 bits: rows are combined down the picture first, which vectorises, and then across.
 //!
 //! The filter is Catmull-Rom, which leaves alone what is not scaled; for chroma, and where a picture gets smaller than four fifths, a

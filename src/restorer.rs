@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! One window of u8 frames in, one window of u8 frames out: the four graphs, one after the other.
 
 mod device;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! How much a frame differs from the one before it. No GStreamer, no ONNX Runtime.
 //!
 //! The measure is the distance of two colour histograms: 8 x 8 x 8 bins of RGB, half the sum of the absolute differences of

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Which frames make a window, which frames become final with it, and the cross-fade between windows.
 //!
 //! A *run* is a stretch of frames that no cut interrupts. Its frames have run indexes 0, 1, 2, … Windows of T frames

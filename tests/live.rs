@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Live runs of a minute: the pipeline's clock against every frame that leaves. Prints what it measures.
 //!
 //! A frame is late if it leaves the element more than the reported latency of the pipeline plus one frame duration after its

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The window rules against a naive reference that is given each run as a whole.
 
 use std::ops::Range;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """One table of the results of `window-bench` and `dvface.torch_bench`.
 
     python benches/gpu/table.py [--peak TFLOPS] NAME=FILE.json...

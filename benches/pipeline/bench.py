@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """How fast the element is, and how near to what its graphs allow: `make bench`.
 
     python benches/pipeline/bench.py [--model NAME] [--sizes 512x512 1280x720] [--threads N] [--rounds N] [--frames N]

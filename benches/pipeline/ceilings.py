@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What the element is compared with: its graphs in a bare loop, and the same bundle driven from Python."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """gst-launch-1.0 with a clip of raw frames, and what it cost: time, CPU time, memory, the element's own statistics."""
 
 from __future__ import annotations

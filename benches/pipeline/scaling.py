@@ -1,6 +1,7 @@
+# SPDX-License-Identifier: MPL-2.0
 """How cost grows, a plot each: length of the clip, size of its frames, threads, window and overlap.
 
-    python benches/pipeline/scaling.py [--model NAME] [--plots length size threads window] [--overlaps 0 2 4 6 8]
+    python benches/pipeline/scaling.py [--model NAME] [--plots length size threads window] [--overlaps 1 2 4 6 8]
         [--windows BUNDLE...]
 
 The length of the clip runs with a tiny bundle of tests/bundles (64x64, T = 17) in 64x64 frames, for 10,000 frames of a

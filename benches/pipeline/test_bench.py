@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The benches run, with a tiny bundle and few frames, and find what they are there to find."""
 
 import csv

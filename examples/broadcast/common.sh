@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # What the two broadcasts share. Sourced, after `set -eu`, by bash; goes to the root of the repository.
 
+# A relative path counts from where the user is.
+video=${1:+$(realpath -m -- "$1")}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 release=${CARGO_TARGET_DIR:-target}/release
 
@@ -10,7 +12,6 @@ die() {
 }
 
 [ $# -ge 1 ] || die "usage: $0 VIDEO [PROPERTY=VALUE…]   (properties of dvfacerestore)"
-video=$1
 shift
 properties=("$@")
 [ -f "$video" ] || die "$video: no such file"

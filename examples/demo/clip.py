@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The demo's clip: a moving camera over a public-domain portrait, and a fixed degradation of it.
 
 The portrait is NASA's photograph of Eileen Collins (public domain), which scikit-image ships as `data.astronaut`.

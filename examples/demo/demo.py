@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Restores a clip with dvfacerestore and shows what came of it.
 
 Without a file: makes a degraded clip of a public-domain portrait and measures the result against the clean clip.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What a video file holds, and its frames as a player shows them."""
 
 from __future__ import annotations

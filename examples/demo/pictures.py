@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """side_by_side.mp4 and contact.png."""
 
 from __future__ import annotations

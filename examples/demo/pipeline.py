@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """gst-launch-1.0 command lines: build, print, run, and read what dvfacerestore says about itself."""
 
 from __future__ import annotations

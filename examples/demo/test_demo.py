@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The demo's parts, and whole runs through gst-launch-1.0 with the release plugin that `make build` makes.
 
 `brighter-long` (tests/bundles) adds 1 to every sample, so a restored file shows that it was restored.

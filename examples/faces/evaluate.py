@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Faces in full frames with a known truth: how well dvfacerestore finds, follows and restores them.
 
 Builds clips of 1280x720 from clips of one face each (512x512): one, two and five people at known, moving places, who
@@ -198,17 +199,16 @@ def run(frames: np.ndarray, detector: Path, options: list[str], output: Path | N
     with tempfile.NamedTemporaryFile(suffix=".rgb") as raw:
         frames.tofile(raw)
         raw.flush()
-        sink = f"filesink location={output}" if output else "fakesink"
         kind = "RGB" if output else "I420"
-        line = (
-            f"filesrc location={raw.name} blocksize={WIDTH * HEIGHT * 3} ! "
-            f"rawvideoparse format=rgb width={WIDTH} height={HEIGHT} framerate=25/1 ! "
-            f"videoconvert ! video/x-raw,format={kind} ! "
-            f"dvfacerestore region=detect detector={detector} max-faces=8 provider=cpu {' '.join(options)} ! "
-            f"{sink}"
-        )
+        line = f"filesrc location={raw.name} blocksize={WIDTH * HEIGHT * 3} ! ".split()
+        line += f"rawvideoparse format=rgb width={WIDTH} height={HEIGHT} framerate=25/1 ! ".split()
+        line += f"videoconvert ! video/x-raw,format={kind} ! ".split()
+        line += ["dvfacerestore", "region=detect", f"detector={detector}", "max-faces=8", "provider=cpu", *options, "!"]
+        line += ["filesink", f"location={output}"] if output else ["fakesink"]
         tool = os.environ.get("DVFACE_TRACKS", str(ROOT / "target/release/examples/tracks"))
-        text = subprocess.run([tool, *line.split(" ")], check=True, capture_output=True, text=True).stdout
+        plugin = {"GST_PLUGIN_PATH": str(ROOT / "target/release")}
+        run = subprocess.run([tool, *line], check=True, stdout=subprocess.PIPE, text=True, env=plugin | os.environ)
+        text = run.stdout
     found: list[dict[int, Box]] = [{} for _ in frames]
     for row in text.splitlines():
         index, track, *box, _ = row.split(",")

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A stranger's ONNX file, looked through for the weight files that it names: refused with an error or taken, without a panic
 //! and without memory beyond its own size.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A stranger's bundle.toml: refused with an error, or read with sizes that can be worked with. Never a panic, never a file
 //! outside the folder.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Sequences of window operations: whatever comes, each frame of a run is final once and in order, windows hold the frames that
 //! they should, and at most a window waits.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Attention with rotary positions in time, height and width, as Wan 2.1 has it, in real numbers (complex ones do not
 export)."""
 

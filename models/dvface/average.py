@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The mean of the weights of runs that began from the same checkpoint, with other seeds: a uniform model soup (Wortsman
 et al., ICML 2022).
 

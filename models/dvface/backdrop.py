@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Virtual backgrounds: people composited over a still picture, as web cameras and studios show them.
 
 What is behind is as sharp as pixels allow and does not move, the person is as soft as the camera. The clips that nano

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Cheap filters that anyone has, to compare a model with: each takes and gives u8 RGB [T, H, W, 3].
 
 - `bicubic`: half the size (2x2 means), then back with bicubic interpolation. The degraded clips have the size of the

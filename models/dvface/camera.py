@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Clips from photos: a hand-held camera moves over the picture."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What an evaluation looks at: clips with their degraded version, ground truth and published outputs.
 
 Four layouts are read:

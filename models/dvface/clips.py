@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Samples for training and validation, from a cache of clean and degraded clips (data.py)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Configuration of a DVFace model, read from `configs/*.toml`."""
 
 import tomllib

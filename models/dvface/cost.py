@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What a model's graphs cost: floating-point operations and parameters, counted on tensors that have no memory."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Training data: builds a cache of clean and degraded clips, which clips.py draws samples from.
 
     python -m dvface.data --data DIR [DIR ...] --out models/cache

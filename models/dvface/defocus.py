@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Clean training clips with parts out of focus.
 
 Training clips are sharp from edge to edge, but cameras with wide apertures blur what is before and behind the face. A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Synthetic video degradation: the two-stage recipe of RealBasicVSR for 512x512 face clips.
 
 Source of steps and ranges: RealBasicVSR (Chan et al., CVPR 2022), config

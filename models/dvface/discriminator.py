@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Discriminator of stage 1a and the adversarial terms (eq. 9, 10)."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Diffusion Transformer: Wan 2.1's text-to-video model under its own parameter names, and DVFace's fusion before each
 block (section 3.3)."""
 

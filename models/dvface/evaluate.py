@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Measures bundles on face clips: degrades the clips, restores them through the GStreamer element, compares.
 
     python -m dvface.evaluate --model models/dvface-nano --data DIR [--presets strong medium light clean]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Exports a trained model to a bundle: four ONNX graphs and bundle.toml, each graph checked in ONNX Runtime against
 torch.
 

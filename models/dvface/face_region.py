@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Where the face is: a central ellipse, or the ellipse in a detector's box."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Pictures of an evaluation, as PNG: contact sheets, a line of pixels over time, PSNR over frames."""
 
 from dataclasses import dataclass

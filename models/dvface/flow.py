@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Optical flow of clean clips (eq. 15). Videos are [B, T, 3, H, W] in [-1, 1]."""
 
 from concurrent.futures import ThreadPoolExecutor

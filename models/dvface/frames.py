@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Frames as tensors: u8 pictures [T, H, W, 3] outside, values in [-1, 1] as [B, T, 3, H, W] inside; groups of frames
 in time."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Attention as operators that ONNX Runtime has a kernel each for, while a graph is exported.
 
 `com.microsoft.MultiHeadAttention` and `RotaryEmbedding` take heads as they lie in the channels, so that no map is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Asymmetric spatio-temporal fusion (section 3.3): the temporal prior scales and shifts, the spatial prior adds
 detail. The last layer of every part starts at zero, so that the fused DiT starts as the pretrained one."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The four graphs of a bundle as modules: u8 frames at both ends, the one step and all constants inside (section 3.1).
 
 A graph is built in f32, f16 or bf16. Weights and activations then have that type, but for islands in f32: RMS norms and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Clips through GStreamer elements, in a process of gst-launch-1.0: raw RGB in and out, no codec."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What checkpoints make of a cache's held-out clips, each degraded anew several times: more clips than the few of
 a training log, to choose between checkpoints, and to see whether one dares too much or too little.
 

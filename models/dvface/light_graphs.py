@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The light VAE's graphs as ONNX Runtime's CPU provider runs them fastest: channels last, pixels moved as bytes.
 
 The same sums as `vae.py` with the same weights, in another order:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Other light and other colours for clean training clips.
 
 The training clips show faces in white light, most of them before plain walls. Under stage lights, in front of a screen

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Losses of the two stages that need no pretrained network. Videos are [B, T, 3, H, W] in [-1, 1].
 
 Those that need one are in `perceptual.py`, the adversarial ones in `discriminator.py`.

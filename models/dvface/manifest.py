@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """bundle.toml (format 1): what a bundle is, and the checksums of its files."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """All metrics of one clip, and those of a set of clips."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Full-reference metrics of a clip: PSNR, SSIM, MS-SSIM, HaarPSI, and the gradients of the face.
 
 Clips are u8 RGB [T, H, W, 3]. Metrics of whole frames are means over frames. The slow ones look at every fourth frame,

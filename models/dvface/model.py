@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """DVFace: its parts together, one diffusion step (section 3.1).
 
 python -m dvface.model wan-1.3b    prints the parameters of each part

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """One ONNX file: written from a module with static shapes, and run in ONNX Runtime."""
 
 from pathlib import Path

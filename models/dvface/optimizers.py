@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The optimizers of a recipe: AdamW, or Muon for the kernels and matrices of the hidden layers."""
 
 from typing import Any

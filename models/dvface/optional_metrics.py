@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Metrics that need weights of pretrained networks, wherever library and weights are on this machine.
 
 Nothing is ever downloaded: what is absent is "n/a", with the reason. Weights lie where their libraries look for them:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What the overlap of windows does to the picture, measured through the GStreamer element.
 
     python -m dvface.overlap --model models/dvface-nano CLIP... [--overlaps 0 1 2 4 8] [--presets strong medium light]

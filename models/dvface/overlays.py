@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What is in a video but not of its camera: bars beside the picture, captions and logos on it.
 
 They are as sharp as pixels allow, whatever became of the picture. A restorer that never saw them takes a picture with a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Compares this package's Wan 2.1 with reference numbers of the official code, in float32.
 
 python -m dvface.parity FOLDER

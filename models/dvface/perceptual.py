@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Losses in the features of pretrained networks: VGG19 (eq. 10), LPIPS (eq. 14), and where their weights are found.
 
 The files are not shipped. They are looked for in the folder `$DVFACE_WEIGHTS`, or in `models/weights` where that is not

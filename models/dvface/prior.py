@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Spatio-temporal dual codebook (section 3.2): spatial and temporal facial priors from degraded frames."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What stage 1a needs beside the prior extractor: a decoder that draws frames from codes, look-ups that let the
 gradient through, and the care of unused codebook entries."""
 

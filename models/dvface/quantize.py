@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """8-bit convolutions for the CPU: wide 3x3 ones of a graph take and give bytes, all else stays f32.
 
 Those are most of nano's operations, and run four times as fast where the CPU has 8-bit dot products. Weights have a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """How a model is trained, read from the `[train.*]` tables of `configs/*.toml`: one table a stage, each with a `loss`
 table of weights under the paper's names. Every field must be there, so that a config says all that a run does."""
 

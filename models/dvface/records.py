@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Figures of an evaluation: what each metric means, one record a figure, and the files they are kept in."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Tables of an evaluation in Markdown: the paper's layout, and the gains of each clip."""
 
 import math

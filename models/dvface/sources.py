@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Where training data comes from: clips and photos of a folder, who they show, their frames.
 
 The nearest manifest.csv at or above a file (columns `file`, `split`, `person`) names its person; without one the VFHQ

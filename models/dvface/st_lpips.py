@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """ST-LPIPS, the shift-tolerant LPIPS of Ghildyal and Liu (ECCV 2022): a perceptual metric whose weights a package index
 has.
 

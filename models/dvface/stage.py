@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Command line that the training stages share, and the held-out clips that they validate on."""
 
 import argparse

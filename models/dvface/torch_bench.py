@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """How fast PyTorch runs the model, a window after the other: what ONNX Runtime's graphs are compared with.
 
     python -m dvface.torch_bench wan-1.3b random --dtype f16 [--device cuda] [--compile] [--json FILE]

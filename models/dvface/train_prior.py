@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Trains the dual codebook (section 3.4, stage 1): `codes` on clean clips (1a), then `prediction` on degraded ones
 (1b).
 

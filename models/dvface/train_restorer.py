@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Trains the restorer (section 3.4, stage 2): DiT, fusion and decoder; VAE encoder and prior extractor stay fixed, or
 with `tune = "prior"` the extractor is trained with them.
 

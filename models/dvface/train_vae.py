@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Trains the light VAE of a small config on clean clips: what Wan's pretrained VAE is to `wan-1.3b`.
 
 python -m dvface.train_vae nano --cache models/cache --run models/runs/vae

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What every training stage shares: batches in the background, schedule, precision, weight average, checkpoints, log,
 TensorBoard, sample sheets."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Light video VAE of the nano config: the latent geometry of Wan 2.1 (16 channels, stride 4 x 8 x 8) from 2-D
 convolutions.
 

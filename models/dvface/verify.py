@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """How far a graph in ONNX Runtime may be from torch, and what f16 cannot hold."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Read and write video files as uint8 RGB arrays, with the colour matrix stated on both sides.
 
 Reading: the matrix is the one the stream is tagged with. An untagged stream is taken as BT.601 up to a height of 576

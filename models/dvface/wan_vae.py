@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Wan 2.1's video VAE in one pass over a window of 4n + 1 frames, under upstream's state-dict names.
 
 Upstream goes through a clip in groups of 1, 4, 4, ... frames with a cache of features. One pass gives the same numbers

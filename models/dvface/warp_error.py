@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """E*_warp: how much the picture changes along its own motion from frame to frame, x 1e-3.
 
 EvalCrafter's way, with OpenCV's DIS in place of RAFT: the flow is that of the measured clip itself, forward and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Weights from files: safetensors and PyTorch checkpoints, official Wan 2.1 names and the diffusers library's."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Clips, photos and manifests on disk, to scan and to build caches of."""
 
 import csv

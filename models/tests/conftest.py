@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What every test has: no pretrained weights but those that it makes itself, whatever this machine has."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """A small cache of made-up clips that a tiny model learns from in seconds."""
 
 import json

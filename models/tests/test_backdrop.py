@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """People before still pictures."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Operations and parameters of the graphs, against counts by hand."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The cache: split by person, evaluation data refused, resumable, and the crops that come out of it."""
 
 import json

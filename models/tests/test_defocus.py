@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Parts out of focus."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Degradation: deterministic, the shape kept, the picture not moved, the presets in order."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Evaluation: which clips are read, cheap filters, and all of it through the element."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Export of a small window of a small model: graphs equal the model, and a bundle that differs is not written."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Pictures of an evaluation: their size, and that each part shows what it should."""
 
 from pathlib import Path

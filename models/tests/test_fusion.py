@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Fusion of the priors into Wan's Transformer: switches, start as the identity, eq. 7 and 8; text conditioning."""
 
 import dataclasses

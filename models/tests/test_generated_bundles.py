@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The bundles that the plugin's tests load (tests/bundles): what is committed is what the script writes, each valid
 bundle does in ONNX Runtime what its name promises, and each broken one has its one fault."""
 

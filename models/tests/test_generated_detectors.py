@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The detectors that the plugin's tests load (tests/detectors): what is committed is what the script writes."""
 
 import importlib.util

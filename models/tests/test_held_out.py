@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Figures of checkpoints on held-out clips."""
 
 import numpy as np

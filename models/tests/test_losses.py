@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Every loss against its formula in NumPy or another library, and the loaders of pretrained networks."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """bundle.toml: what is written is what is read."""
 
 import hashlib

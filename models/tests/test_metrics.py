@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Metrics against known values: fidelity, gradients, temporal consistency, and those that need weights."""
 
 import socket

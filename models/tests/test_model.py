@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The model: shapes, the paper's equations, and what its parts promise; configs."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Muon for matrices and kernels, AdamW for the rest, state that comes back."""
 
 import dataclasses

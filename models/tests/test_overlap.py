@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What the overlap does to the picture: where its seams are, and that errors are found there."""
 
 import numpy as np

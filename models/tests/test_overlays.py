@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Bars and captions on training clips."""
 
 import numpy as np

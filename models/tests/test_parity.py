@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The comparison with reference numbers: what passes, what must not."""
 
 import json

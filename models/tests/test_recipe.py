@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The [train.*] tables: the paper's numbers where they should be, and every mistake named."""
 
 import copy

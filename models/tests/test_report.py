@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Tables and files of figures."""
 
 import csv

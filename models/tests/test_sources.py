@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Which clips and photos a folder holds, who they show, and in which order their frames come."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """What makes graphs fast changes no result: operators of ONNX Runtime's own, rounding in one node, 8-bit
 convolutions."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """ST-LPIPS: its file, what it measures, what trains with it."""
 
 import dataclasses

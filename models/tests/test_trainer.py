@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The trainer's own arithmetic, and the parts of stage 1a."""
 
 import dataclasses

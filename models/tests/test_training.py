@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Every stage through its command line, on made-up clips: it learns, resumes, logs, and trains what it should."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Video files: exact frames, colour matrix and tags on both sides."""
 
 import struct

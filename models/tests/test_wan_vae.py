@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Wan 2.1's VAE: sizes, causality, names, what an exported graph computes."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Files of weights: formats, official and diffusers names, errors that say what is missing."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Small models of the wan-1.3b config, and files of weights as the official ones are laid out."""
 
 import dataclasses

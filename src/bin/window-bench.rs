@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Measures how fast a bundle's graphs run, window by window. Needs ONNX Runtime and no GStreamer, so that it runs on a
 //! bare GPU machine:
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;

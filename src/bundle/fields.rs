@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Reads the tables of a manifest. Every error names file, field, what was expected and what was found.
 
 use std::fmt::Display;

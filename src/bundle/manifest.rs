@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `bundle.toml`, format 1: what it may say. All bounds are here. Nothing here opens another file.
 
 use std::collections::BTreeMap;

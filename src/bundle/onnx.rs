@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Which files an ONNX model reads besides itself.
 //!
 //! ONNX Runtime opens whatever file a tensor's external data names. So that a bundle's graph reads only files that its

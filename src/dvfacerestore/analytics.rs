@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Faces that elements of GStreamer's analytics library tell of: the object detections (`GstAnalyticsODMtd`) of a
 //! [`AnalyticsRelationMeta`]. From GStreamer 1.24 on.
 

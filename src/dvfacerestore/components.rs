@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Components of a format that have bytes of their own, and how a row of differences is added to one.
 
 use gst_video::VideoFormatInfo;

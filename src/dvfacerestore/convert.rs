@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! GstVideoConverter as this element uses it: without dither, each frame on its own.
 
 use gst::glib;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Crops of frames as a bundle takes them, also where the crop moves with every frame.
 
 use gst::glib;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Where the faces of a frame are: from metas of upstream, or from a detector; and which is which through time.
 
 use gst::glib;

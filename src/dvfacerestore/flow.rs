@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The way of frames and events through the element: in, held, out; all of it in the streaming thread.
 
 use std::sync::atomic::Ordering;

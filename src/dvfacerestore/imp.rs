@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `dvfacerestore`: restores degraded face video while it streams.
 //!
 //! Frames are gathered in windows of some frames (17 with the bundle that comes with the plugin) and restored together by
@@ -26,7 +28,7 @@
 //! With `overload=bypass` a window of a live stream that could not be in time is not restored: its frames go on as they came,
 //! at once, each with a QoS message. The frames before and after fade.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -490,7 +492,7 @@ impl DvFaceRestore {
     pub(super) fn plugin_dir(&self) -> Option<PathBuf> {
         let plugin = self.obj().factory()?.plugin()?;
         // GST_PLUGIN_PATH may be relative, and the application may change its folder.
-        std::path::absolute(plugin.filename()?.parent()?).ok()
+        folder_of(&std::path::absolute(plugin.filename()?).ok()?)
     }
 
     /// Frames are held for up to a window: a pool with fewer buffers would wait for itself for ever, and gives way to an
@@ -515,14 +517,49 @@ impl DvFaceRestore {
                     imp = self,
                     "downstream's pool has too few buffers: using one of our own"
                 );
-                let pool = gst_video::VideoBufferPool::new();
-                query.set_nth_allocation_pool(0, Some(&pool), size.max(info.size() as u32), 0, 0);
+                let size = size.max(info.size() as u32);
+                query.set_nth_allocation_pool(0, Some(&unlimited_pool(&caps, size)?), size, 0, 0);
             }
             None => {
-                let pool = gst_video::VideoBufferPool::new();
-                query.add_allocation_pool(Some(&pool), info.size() as u32, 0, 0);
+                let size = info.size() as u32;
+                query.add_allocation_pool(Some(&unlimited_pool(&caps, size)?), size, 0, 0);
             }
         }
         Ok(())
+    }
+}
+
+/// A pool of buffers of `size` bytes, configured, as who reads its configuration expects it to be.
+fn unlimited_pool(caps: &gst::Caps, size: u32) -> Result<gst_video::VideoBufferPool, glib::BoolError> {
+    let pool = gst_video::VideoBufferPool::new();
+    let mut config = pool.config();
+    config.set_params(Some(caps), size, 0, 0);
+    pool.set_config(config)?;
+    Ok(pool)
+}
+
+/// The folder in which what belongs to the plugin lies beside its file. Cargo keeps a second copy of the file in `deps`, with
+/// nothing beside it, which GStreamer may find first: it looks into folders of folders.
+fn folder_of(plugin: &Path) -> Option<PathBuf> {
+    let folder = plugin.parent()?;
+    let outer = folder.parent().filter(|_| folder.ends_with("deps"));
+    let outer = outer.filter(|outer| plugin.file_name().is_some_and(|name| outer.join(name).is_file()));
+    Some(outer.unwrap_or(folder).to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_the_plugin_is_beside_it_and_not_beside_cargos_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (plugin, copy) = (folder.path().join("libx.so"), folder.path().join("deps/libx.so"));
+        std::fs::create_dir(folder.path().join("deps")).unwrap();
+        std::fs::write(&copy, "").unwrap();
+        assert_eq!(folder_of(&copy).unwrap(), folder.path().join("deps"), "the only one");
+        std::fs::write(&plugin, "").unwrap();
+        assert_eq!(folder_of(&copy).unwrap(), folder.path());
+        assert_eq!(folder_of(&plugin).unwrap(), folder.path());
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! How long a frame may stay in the element.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Live use: what the clock, upstream and the sinks tell, and what the bus is told.
 
 use std::sync::Arc;

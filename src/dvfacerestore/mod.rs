@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The element `dvfacerestore`.
 
 #[cfg(feature = "analytics")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! From settings to a restorer that is ready, and from what goes wrong on the way to an error for the bus.
 
 use std::path::PathBuf;

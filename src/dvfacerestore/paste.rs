@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the graphs changed, added to a part of a frame in the frame's own format.
 //!
 //! The difference is taken in RGB, goes to the frame's colours, is scaled to each component's own grid, and is added with the mask's

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Pixels: from a video frame into the square of a bundle, and what the bundle changed back into the frame.
 //!
 //! The frame is not replaced. The difference of the restored pixels to those that the graphs saw is added to the frame. So

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Loading that takes minutes, and says that it goes on.
 
 use std::sync::mpsc::{self, RecvTimeoutError};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Frames and events in order, until all that is restored of a frame is final.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What was made for the sizes that were asked for last.
 
 /// How many sizes are kept: those of some faces, each of which keeps its size for a while.

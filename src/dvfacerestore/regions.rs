@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The parts of a frame that are restored: the whole of it, or a crop for each face; and the way of their pixels.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A region through time: its windows, its pixels, and what the last window left for the next one.
 
 use crate::pace;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the element has done, for its `stats` property and its log.
 
 use crate::bundle::GraphKind;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The runs of the regions that are restored, and the frames that wait for them.
 //!
 //! Every region has its own run: its own windows, by the rules of [`window`](crate::window), from the frame in which it begins to the

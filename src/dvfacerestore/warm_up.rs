@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! When the graphs run for the first time, and what is measured then.
 //!
 //! A first run takes longer than the others, and a live stream must know beforehand how long a window takes: its latency

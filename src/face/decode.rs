@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What the outputs of the two detectors mean: boxes and points in pixels of the detector's picture.
 
 use super::{Found, Landmarks, Rect};
@@ -14,9 +16,9 @@ const MOST_CANDIDATES: usize = 1000;
 /// Outputs of one of YuNet's heads, for N cells of the picture: row by row.
 #[derive(Clone, Copy, Debug)]
 pub struct YunetHead<'a> {
-    /// [N]: class score.
+    /// `[N]`: class score.
     pub cls: &'a [f32],
-    /// [N]: objectness.
+    /// `[N]`: objectness.
     pub obj: &'a [f32],
     /// [N, 4]: centre and size.
     pub bbox: &'a [f32],

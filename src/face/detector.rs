@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A face detector in ONNX Runtime: YuNet or Ultra-Light RFB-320, told apart by their inputs and outputs.
 
 use std::path::{Path, PathBuf};

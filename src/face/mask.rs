@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Where a restored face shows: fully in the middle of its crop, not at all at the edge, with a soft step between.
 
 use std::sync::LazyLock;

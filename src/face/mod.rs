@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Faces in a frame: where they are, which one is which through time, and what of the frame is restored. No GStreamer; ONNX
 //! Runtime in `detector` only.
 

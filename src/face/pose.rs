@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! How far a face is turned away, from its landmarks.
 
 use super::Landmarks;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A face's place through time, without the detector's shaking: a Kalman filter for constant speed, for each coordinate.
 //!
 //! It is causal, it goes on by itself where no detector looks, and it weighs the detector's noise against a head's acceleration, both

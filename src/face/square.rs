@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! From a face's box to the part of the frame that the graphs see: a loose crop of head and shoulders, as the bundle's training
 //! clips show them.
 //!

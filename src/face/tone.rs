@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Colours of a restored face matched to its surroundings: its low frequencies are those of the input.
 //!
 //! What a difference is in the large is the means of cells, between them interpolated. It is measured on the bundle's frame, and taken

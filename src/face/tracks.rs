@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Which face is which through time.
 //!
 //! A track begins where a face is found that belongs to no other, and follows it: faces are given to tracks so that the sum of what

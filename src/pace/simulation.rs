@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A live stream on a machine that is too slow: how much the policy restores, and whether every frame leaves in time. Time is
 //! a number here; frames, windows and fades go as in the element.
 

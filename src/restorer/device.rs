@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The way of windows through a device's memory: frames cross the bus once each way, and what lies between the graphs stays.
 
 use std::thread::{self, ThreadId};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Faults for tests, behind the feature `faults`: what happens to a run before its graphs start. Each thread has its own, and
 //! restores in its own, so tests that run side by side do not meet.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! One CPU arena for all sessions of a bundle. Each would have its own, which keeps the most that its graph ever took,
 //! though of the graphs of a window one runs at a time.
 

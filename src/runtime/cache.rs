@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Sessions by what they were made of: the weights are in memory once, whatever the number of elements.
 
 use std::collections::HashMap;

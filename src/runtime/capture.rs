@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Turns between captures of CUDA graphs and all else that this process asks of CUDA.
 //!
 //! ONNX Runtime captures with `cudaStreamCaptureModeGlobal`: while it does, whatever another thread asks of CUDA that may wait for the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! How much of a GPU's memory is taken, as CUDA's driver tells: ONNX Runtime tells of its own arenas from version 1.23 on only.
 
 use std::sync::Arc;

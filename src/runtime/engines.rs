@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! TensorRT's engine cache: what it cannot read is removed, and built again.
 
 use std::fs;

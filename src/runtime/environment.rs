@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The one ONNX Runtime environment of a process.
 
 use std::error::Error;

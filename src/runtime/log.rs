@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Where ONNX Runtime's messages go. By itself it writes to the terminal of the application, at every run that a flush
 //! ends.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! ONNX Runtime: finding and loading the library, execution providers, sessions shared by all elements of a process.
 
 mod arena;

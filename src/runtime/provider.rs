@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Execution providers and their options.
 
 use std::path::PathBuf;

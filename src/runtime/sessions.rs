@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The sessions of a bundle's graphs on one provider and device.
 
 use std::collections::BTreeMap;

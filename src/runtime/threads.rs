@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! How many threads an operator runs in.
 
 use std::num::NonZero;

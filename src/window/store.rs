@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Memory of a run's last frames, and the cross-fade of two restored frames.
 
 use super::{Plan, WindowShape};

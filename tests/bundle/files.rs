@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The files that a manifest lists.
 
 use std::fs;

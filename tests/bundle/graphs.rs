@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The graphs' inputs and outputs against the manifest.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Bundles in temporary folders: what is accepted, and that everything else is refused with a clear error.
 
 mod files;

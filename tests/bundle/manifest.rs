@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `bundle.toml`.
 
 use gstdvface::bundle::{Bundle, BundleError, GraphKind};

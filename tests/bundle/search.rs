@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Where a bundle is looked for.
 
 use std::fs;

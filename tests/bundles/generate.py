@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Writes the tiny ONNX bundles that the plugin's tests load: see README.md.
 
     python tests/bundles/generate.py [folder]

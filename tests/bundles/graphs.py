@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """The ONNX graphs of the generated test bundles: encoder, prior, dit and decoder.
 
 The latent holds the pixels themselves: three copies of the first frame go in front, so that T = 4n + 1 frames become

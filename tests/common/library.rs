@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Where the tests find ONNX Runtime. A module of the test binaries and of the library's own tests.
 
 use std::path::{Path, PathBuf};

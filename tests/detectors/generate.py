@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MPL-2.0
 """Writes face detectors for tests: they look at nothing and always say the same.
 
 `yunet-whole` and `rfb-whole` find one face that fills the frame, whatever its size; `yunet-nothing` finds none; `wrong`

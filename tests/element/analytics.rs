@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `region=meta` with object detections of GStreamer's analytics library.
 
 use gst::glib;

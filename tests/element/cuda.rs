@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The element on a GPU. Skipped where the runtime of the tests is no CUDA build, or the machine has no device.
 
 use std::path::Path;

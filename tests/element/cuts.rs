@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Cuts of the stream, events between frames, flushes: no window spans a cut, and everything keeps its place.
 
 use gst::prelude::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Real detectors on real faces, where their files are: ../shared is no part of the repository, and neither are they.
 
 use std::path::PathBuf;

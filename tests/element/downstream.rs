@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Downstream that refuses buffers in the middle of a window's burst, and graphs that fail while playing.
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What cannot start: one clear error each, and the element works afterwards.
 
 use gst::glib;

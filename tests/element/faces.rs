@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `region=meta` and `region=detect`: faces in a frame, one, several and none.
 
 use gst::prelude::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Runs that fail while playing, for any reason: no frame is lost, whatever `overload` says.
 
 use std::cell::Cell;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Every format of the pad template.
 
 use gst::prelude::*;

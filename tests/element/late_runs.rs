@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Live, and a run or a push takes longer than expected: it is ended in time, told, and the latency follows.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The latency answer and its messages; caps that are refused.
 
 use gst::ClockTime;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The element with generated bundles (tests/bundles): counts, order, pixels, latency, errors, states.
 //!
 //! Needs libonnxruntime: at ORT_DYLIB_PATH, or in target/release, where `make build` puts it.

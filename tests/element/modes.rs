@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What holds for whole frames holds for faces: the tests of the other files, run over `region=meta` and `region=detect`.
 
 use std::process::Command;

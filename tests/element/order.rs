@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! N frames in are N frames out, in order, with all that belongs to them.
 
 use gst::prelude::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Live and late: with `overload=bypass` frames go on unrestored, in order, at once, and fade; with `block` never.
 //!
 //! The clock is the system's. A test says what time it is by moving the base time, so nothing depends on how fast the machine

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What a restored face changes in a frame, and that it changes nothing else.
 
 use gst_video::prelude::*;

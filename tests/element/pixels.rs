@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Pixels: strides, offsets, pools with padding, letterbox, colorimetry, sizes.
 
 use gst::prelude::*;

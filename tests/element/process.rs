@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What needs a process of its own: libraries that are wrong, leaks, and what inspecting loads.
 //!
 //! The test binary runs itself: the functions of `child` are ignored tests, each started by one that is not.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What an application sees of the element: properties, templates, metadata.
 
 use gst::glib;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The element between two pads: what goes in, and everything that comes out, in one order.
 
 use std::sync::{Arc, Mutex, OnceLock};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `scene-cut`: a frame that looks different from the one before it begins a window of its own.
 //!
 //! Measured on the 91 real face clips that the project trains and tests with (they are no part of the repository), 9003 pairs

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Every way up and down, in the middle of a run too; several elements at once; prompt ends.
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Streams that are not as usual: backwards, sought in, with odd times, sizes that change all the time, huge frames.
 
 use std::sync::{Arc, Mutex};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! `strength`: the share of the change, per frame, and the way to and from passing frames through.
 
 use std::time::Duration;

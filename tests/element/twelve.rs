@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The twelve behaviours that a reviewer of GStreamer elements checks first, one test each. The other files go into detail.
 
 use std::sync::{Arc, Mutex};

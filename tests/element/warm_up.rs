@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! When the graphs run first: before the start with a live source, in the first window without, and meanwhile where it is not
 //! known.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What goes into the element and comes out of it: count, order, and what must not overtake frames.
 
 use std::cell::Cell;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! Soak: flushing seeks, caps changes, state changes and property changes at random, for as long as one likes. No leak, no
 //! stall, and every frame that goes in comes out, once and in order, unless a flush takes it.
 //!

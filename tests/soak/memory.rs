@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! What this process holds in memory.
 
 use std::ffi::c_int;

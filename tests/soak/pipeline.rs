@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! The pipeline that soaks, and its random steps.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+
 //! A stall that is GStreamer's, told apart from one of the element.
 //!
 //! When the last sink has its frame, a bin remembers the number of the state change under way, and a thread of a pool goes on
