@@ -49,7 +49,13 @@ def average(paths: list[Path], out: Path) -> None:
             raise ValueError(f"checkpoints of one {name} expected, found {', '.join(sorted(found))}")
     kept = {name: value for name, value in checkpoints[0].items() if name != "training"}
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(out, kept | {"model": mean_of([checkpoint["model"] for checkpoint in checkpoints])})
+    # The decoder of stage 1 draws from the codes of its own run.
+    means = {
+        name: mean_of([checkpoint[name] for checkpoint in checkpoints])
+        for name in ("model", "prior_decoder")
+        if name in checkpoints[0]
+    }
+    write_checkpoint(out, kept | means)
 
 
 def main(argv: list[str] | None = None) -> int:

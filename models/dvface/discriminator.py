@@ -5,6 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+GRADIENT_SCALE = 2.0**16
+"""As GradScaler begins."""
+
 
 class Discriminator(nn.Module):
     """Patch discriminator: videos [B, T, 3, H, W] in [-1, 1] to logits [B, 1, T, H/8, W/8], positive for clean ones.
@@ -44,6 +47,8 @@ def generator_loss(drawn: Tensor) -> Tensor:
 def adaptive_weight(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """|grad others| / |grad adversarial| at the decoder's last layer, at most 1 (VQGAN, CodeFormer): the adversarial
     term then pulls as strongly as the others together, times its weight, however small they have become."""
-    (rest,) = torch.autograd.grad(others, last_layer, retain_graph=True)
-    (pull,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    return (rest.float().norm() / (pull.float().norm() + 1e-4)).clamp(0.0, 1.0).detach()
+    # At a megapixel both gradients are below what f16 can hold.
+    (rest,) = torch.autograd.grad(GRADIENT_SCALE * others, last_layer, retain_graph=True)
+    (pull,) = torch.autograd.grad(GRADIENT_SCALE * adversarial, last_layer, retain_graph=True)
+    norms = rest.float().norm() / GRADIENT_SCALE, pull.float().norm() / GRADIENT_SCALE
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1.0).detach()

@@ -231,7 +231,11 @@ class Dit(WanDit):
                 x = modulate(x, modulations[index])
             return x if residual is None else x + residual(index)
 
-        return self.velocity(z, condition or self.condition(), fuse)
+        if condition is None:
+            # In f32 whatever the rest is in, as in Wan, and as an export folds it.
+            with torch.autocast(z.device.type, enabled=False):
+                condition = self.condition()
+        return self.velocity(z, condition, fuse)
 
 
 def stored_prompt(config: Config) -> Tensor | None:

@@ -92,14 +92,16 @@ class Usage(nn.Module):
         self.share.copy_((self.counts > 0).float().mean())
         self.counts.zero_()
 
-    def revive(self, codebook: Codebook) -> None:
-        """Ends a count, and replaces the entries that were not chosen by random latents of the last batch."""
+    def revive(self, codebook: Codebook) -> Tensor:
+        """Ends a count, and replaces the entries that were not chosen by random latents of the last batch; returns
+        which, [n]."""
         dead = torch.nonzero(self.counts == 0).flatten()
         self.count()
         if self.latents is not None:
             chosen = torch.randint(len(self.latents), (len(dead),)).to(dead.device)
             with torch.no_grad():
                 codebook.weight[dead] = self.latents[chosen]
+        return dead
 
 
 def quantise(codebook: Codebook, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

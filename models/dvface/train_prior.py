@@ -51,6 +51,9 @@ class CodesTask(Task):
         self.recipe: CodesRecipe = stage.recipe
         weights = self.recipe.loss
         self.decoder = prior_decoder(stage.config.prior, stage.config.vae)
+        if not stage.resumes and stage.init.get("stage") == self.name:
+            # These codes are its language: a random one beside them would begin from nothing.
+            self.decoder.load_state_dict(stage.init["prior_decoder"])
         self.usage = nn.ModuleDict({name: Usage(len(book.weight)) for name, book in codebooks(self.prior).items()})
         super().__init__(stage.model, {"decoder": self.decoder, "usage": self.usage}, [self.prior, self.decoder])
         self.prior.spatial_transformer.requires_grad_(False)
@@ -109,14 +112,16 @@ class CodesTask(Task):
         clean, drawn = self.seen
         return {"critic": discriminator_loss(self.critic(clean), self.critic(drawn))}
 
-    def after_step(self, step: int, progress: float) -> None:
+    def after_step(self, step: int, progress: float) -> list[tuple[nn.Parameter, Tensor]]:
+        moved = []
         if step % self.recipe.revive_every == 0:
             for name, book in codebooks(self.prior).items():
                 # Late replacements would move entries that the decoder has no time to learn.
                 if progress < self.recipe.revive_until:
-                    self.usage[name].revive(book)
+                    moved.append((book.weight, self.usage[name].revive(book)))
                 else:
                     self.usage[name].count()
+        return moved
 
     def validate(self) -> Validation:
         values, rows = [], []

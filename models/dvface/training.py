@@ -204,8 +204,10 @@ class Task:
         """Terms of the critic for the batch that `loss` has just seen; none while it does not take part."""
         return {}
 
-    def after_step(self, step: int, progress: float) -> None:
-        """Called after every step."""
+    def after_step(self, step: int, progress: float) -> list[tuple[nn.Parameter, Tensor]]:
+        """Called after every step. Returns what was set anew, and not moved by a gradient: parameters, and which of
+        their rows, [n]; their averages are set anew, too."""
+        return []
 
     def validate(self) -> Validation:
         """Figures of the averaged model on held-out clips."""
@@ -303,6 +305,8 @@ class Trainer:
             raise ValueError(f"precision: expected bf16 or f32 on {self.device.type}, found f16, which needs cuda")
         self.checkpoint = run / "checkpoint.pt"
         self.step, self.seconds = 0, 0.0
+        self.drawn = 0
+        """Batches so far."""
         task.to(self.device)
         self.trained = task.trained()
         self.average = {name: value.detach().clone() for name, value in self.trained.items()}
@@ -349,6 +353,8 @@ class Trainer:
             optimizer.load_state_dict(state)
         self.scaler.load_state_dict(training["scaler"])
         self.step, self.seconds = training["step"], training["seconds"]
+        # Checkpoints up to nano 0.12.0 do not say; their runs had one `accumulate`.
+        self.drawn = training.get("drawn", self.step * self.recipe.accumulate)
         torch.set_rng_state(training["rng"])
         if self.device.type == "cuda" and training["cuda_rng"]:
             torch.cuda.set_rng_state_all(training["cuda_rng"])
@@ -371,6 +377,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "drawn": self.drawn,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
@@ -414,13 +421,13 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self.task.parts.train()
-        sums: dict[str, float] = {}
-        count = 0
+        sums: dict[str, list[float]] = {}
+        start, first, is_cuda = self.step, self.drawn, self.device.type == "cuda"
 
         def phase(index: int) -> Phase:
-            return self.schedule.phase(self.schedule.progress(index // self.recipe.accumulate, self.seconds))
+            step = start + (index - first) // self.recipe.accumulate
+            return self.schedule.phase(self.schedule.progress(step, self.seconds))
 
-        first, is_cuda = self.step * self.recipe.accumulate, self.device.type == "cuda"
         with (
             torch.backends.cudnn.flags(enabled=True, benchmark=is_cuda),  # sizes stay the same through a phase
             Batches(dataset, phase, self.seed, first, self.workers, pinned=is_cuda) as batches,
@@ -432,11 +439,11 @@ class Trainer:
                 rate = self.schedule.rate(self.step, self.progress)
                 terms = self._step(batches, rate)
                 self.step += 1
+                self.drawn += self.recipe.accumulate
                 self.seconds += time.monotonic() - started
-                self.task.after_step(self.step, self.progress)
-                count += 1
+                self._set_anew(self.task.after_step(self.step, self.progress))
                 for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value
+                    sums.setdefault(name, []).append(value)
                 bar.update()
                 bar.set_postfix({name: f"{value:.4f}" for name, value in terms.items()}, refresh=False)
                 last = self.progress >= 1.0 or self.step == pause_at
@@ -446,9 +453,9 @@ class Trainer:
                     board.add_scalar("learning_rate", rate, self.step)
                 if self.step % self.recipe.every == 0 or last:
                     self.save()  # first: a run that is killed while it validates keeps its weights
-                    self._report({name: value / count for name, value in sums.items()}, board)
+                    # A term may take part in some of the steps only.
+                    self._report({name: sum(values) / len(values) for name, values in sums.items()}, board)
                     sums.clear()
-                    count = 0
 
     def _step(self, batches: Batches, rate: float) -> dict[str, float]:
         """One step of the optimizers over `accumulate` batches; the mean terms, unweighted by that."""
@@ -498,6 +505,13 @@ class Trainer:
         with torch.no_grad():
             for name, value in self.trained.items():
                 self.average[name].lerp_(value, 1.0 - decay)
+
+    def _set_anew(self, moved: list[tuple[nn.Parameter, Tensor]]) -> None:
+        """Gives rows of parameters that were set anew their new values in the average, too."""
+        names = {id(value): name for name, value in self.trained.items()}
+        with torch.no_grad():
+            for parameter, rows in moved:
+                self.average[names[id(parameter)]][rows] = parameter[rows]
 
     def _report(self, terms: dict[str, float], board: Any) -> None:
         """Validates the averaged model; writes the log's line, the sample sheet and TensorBoard's figures."""

@@ -8,6 +8,7 @@ from dvface import average
 
 
 def checkpoint(path, value: float, **other):
+    other = {"prior_decoder": {"c": torch.full((2,), value)}} | other
     model = {"a.weight": torch.full((2, 3), value), "a.count": torch.tensor(int(value))}
     state = {"model": model, "stage": "restorer", "config": "tiny", "training": {"step": 1}, "teacher": {"b": value}}
     torch.save(state | other, path)
@@ -21,6 +22,7 @@ def test_the_mean_of_two_runs(tmp_path):
     found = torch.load(out, weights_only=True)
     assert torch.equal(found["model"]["a.weight"], torch.full((2, 3), 2.5))
     assert found["model"]["a.count"] == 1, "counts are the first one's"
+    assert torch.equal(found["prior_decoder"]["c"], torch.full((2,), 2.5)), "it draws from the mean's codes"
     assert found["teacher"] == {"b": 1.0} and found["stage"] == "restorer" and "training" not in found
 
 

@@ -14,6 +14,7 @@ from made_up_clips import stage_of, write_cache
 
 from dvface.clips import ClipDataset
 from dvface.config import load_config
+from dvface.discriminator import adaptive_weight
 from dvface.model import DVFace
 from dvface.prior import Codebook
 from dvface.prior_decoder import Usage, quantise
@@ -131,6 +132,58 @@ def test_accumulation_is_a_mean_and_the_average_lags(cache, tmp_path):
     assert weights[4] == pytest.approx(weights[1], rel=0.3)
 
 
+def test_a_term_of_some_steps_is_logged_as_it_was(cache, tmp_path, monkeypatch):
+    loss = Line.loss
+
+    def with_late_term(self, clean, degraded, progress):
+        late = {"late": degraded.new_tensor(6.0)} if progress >= 0.5 else {}
+        return loss(self, clean, degraded, progress) | late
+
+    monkeypatch.setattr(Line, "loss", with_late_term)
+    Trainer(Line(), recipe(steps=4, every=4), tmp_path).train(ClipDataset(cache))
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["late"] == 6.0, "in two of four steps"
+
+
+def test_batches_go_on_where_they_were_whatever_is_accumulated(cache, tmp_path, monkeypatch):
+    firsts = []
+
+    class Noted(Batches):
+        def __init__(self, dataset, phase, seed, first, *rest, **options):
+            firsts.append((first, phase(first).size))
+            super().__init__(dataset, phase, seed, first, *rest, **options)
+
+    monkeypatch.setattr("dvface.training.Batches", Noted)
+    plan = recipe(steps=4, every=10, accumulate=3, phases=(Phase(0.5, 5, 32, 1), Phase(1.0, 5, 48, 1)))
+    Trainer(Line(), plan, tmp_path).train(ClipDataset(cache), pause_at=2)
+    Trainer(Line(), dataclasses.replace(plan, accumulate=1), tmp_path).train(ClipDataset(cache))
+    assert firsts == [(0, 32), (6, 48)]
+
+
+def test_what_is_set_anew_has_no_old_average(cache, tmp_path):
+    task = CodesTask(stage_of("codes", cache, tmp_path))
+    trainer = Trainer(task, task.recipe, tmp_path / "run")
+    trainer._step(iter([tuple(torch.zeros(1, 5, 48, 48, 3, dtype=torch.uint8) for _ in range(2))] * 4), 1e-3)
+    moved = task.after_step(task.recipe.revive_every, 0.0)
+    assert len(moved) == 2 and all(len(rows) for _, rows in moved)
+    trainer._set_anew(moved)
+    averages = [trainer.average[f"model.prior.{name}_codebook.weight"] for name in ("spatial", "temporal")]
+    for (weight, rows), average in zip(moved, averages, strict=True):
+        assert torch.equal(average[rows], weight[rows].detach())
+        assert len(rows) == len(weight) or not torch.equal(average, weight.detach()), "the rest lags"
+
+
+def test_adversarial_weight_does_not_vanish_in_f16():
+    """At a megapixel the mean's gradients are below what f16 can hold."""
+    layer = torch.zeros(4, requires_grad=True)
+
+    def mean_of(gradient: float):
+        return (layer.half().float() * gradient).sum()
+
+    expected = 4e-8 / (2e-8 + 1e-4)
+    assert adaptive_weight(mean_of(2e-8), mean_of(1e-8), layer).item() == pytest.approx(expected, rel=1e-2)
+
+
 def test_psnr():
     a = torch.zeros(1, 2, 3, 4, 4)
     assert psnr(a, a + 0.2) == pytest.approx(20.0, abs=1e-3)
@@ -143,7 +196,7 @@ def test_unused_codes_are_revived():
     latents = torch.randn(100, 4) + 10
     usage.add(torch.tensor([3, 3, 5]), latents)
     before = book.weight.detach().clone()
-    usage.revive(book)
+    assert usage.revive(book).tolist() == [n for n in range(16) if n not in (3, 5)]
     assert float(usage.share) == pytest.approx(2 / 16) and usage.counts.sum() == 0
     assert torch.equal(book.weight[[3, 5]], before[[3, 5]])
     assert all((row == latents).all(-1).any() for row in book.weight[[0, 1, 2, 4]])

@@ -106,6 +106,15 @@ def test_codes_learn_and_do_not_collapse(runs):
     assert names_under(torch.load(runs["codes"] / "model.pt", weights_only=True)["prior_decoder"], "stem.")
 
 
+def test_codes_go_on_with_their_decoder(cache, runs, tmp_path):
+    """A further run of stage 1a begins with codes and with what draws from them."""
+    arguments = ["tiny", "--part", "codes", "--cache", cache, "--run", tmp_path, "--init", runs["codes"] / "model.pt"]
+    assert train_prior.main(list(map(str, [*arguments, "--steps", 1, "--learning-rate", 1e-12]))) == 0
+    before, after = (torch.load(run / "model.pt", weights_only=True) for run in (runs["codes"], tmp_path))
+    for name, value in before["prior_decoder"].items():
+        torch.testing.assert_close(after["prior_decoder"][name], value)
+
+
 def test_adversary_takes_part_from_its_time_on(runs):
     log = log_of(runs["codes"])
     *before, early, late = log
