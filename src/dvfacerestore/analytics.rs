@@ -8,11 +8,11 @@ use gst_analytics::{AnalyticsMetaRefExt as _, AnalyticsODMtd, AnalyticsRelationM
 
 use crate::face::{Found, Rect};
 
-/// Adds the detections of objects of type `kind` to those that were found, up to `most` in all.
-pub fn add_detections(found: &mut Vec<Found>, buffer: &gst::BufferRef, kind: glib::Quark, most: usize) {
+/// Adds the detections of objects of type `kind` to those that were found.
+pub fn add_detections(found: &mut Vec<Found>, buffer: &gst::BufferRef, kind: glib::Quark) {
     for meta in buffer.iter_meta::<AnalyticsRelationMeta>() {
         for detection in meta.iter::<AnalyticsODMtd>() {
-            if detection.obj_type() != Some(kind) || found.len() >= most {
+            if detection.obj_type() != Some(kind) {
                 continue;
             }
             let Ok(place) = detection.location() else { continue };

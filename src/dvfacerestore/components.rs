@@ -2,7 +2,7 @@
 
 //! Components of a format that have bytes of their own, and how a row of differences is added to one.
 
-use gst_video::VideoFormatInfo;
+use gst_video::{VideoFormat, VideoFormatInfo};
 use multiversion::multiversion;
 
 use crate::difference::BITS;
@@ -59,7 +59,13 @@ impl Component {
                         is_little_endian: format.is_le(),
                     }
                 };
-                let first = format.poffset()[at] as usize;
+                // GStreamer 1.22's table has the two in the other order than its code.
+                let at_byte = match (format.format(), at) {
+                    (VideoFormat::Vyuy, 1) => 2,
+                    (VideoFormat::Vyuy, 2) => 0,
+                    _ => format.poffset()[at],
+                };
+                let first = at_byte as usize;
                 Self {
                     plane: format.plane()[at],
                     // GStreamer 1.22 counts words in that of P010.

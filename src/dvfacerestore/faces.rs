@@ -11,7 +11,7 @@ use super::picture::{Crop, OwnFrame, ReadFrame, new_frame, rgb_info};
 use super::regions::{FaceLook, RESTORED_TYPE};
 use super::settings::{Region, Settings};
 use crate::face::detector::{Detector, DetectorError, View};
-use crate::face::tracks::{Limits, MAX_TRACKS, Shown, Tracker};
+use crate::face::tracks::{Limits, Shown, Tracker};
 use crate::face::{Found, Rect};
 use crate::scene::Area;
 
@@ -138,7 +138,6 @@ fn of_metas(buffer: &gst::BufferRef, kind: glib::Quark) -> Vec<Found> {
     let regions = metas
         // What an element of this kind has restored already is not for another one to find.
         .filter(|meta| is_of(meta, kind) && kind != restored)
-        .take(MAX_TRACKS)
         .map(|meta| {
             let (x, y, width, height) = meta.rect();
             Found {
@@ -155,7 +154,7 @@ fn of_metas(buffer: &gst::BufferRef, kind: glib::Quark) -> Vec<Found> {
     #[cfg_attr(not(feature = "analytics"), expect(unused_mut))]
     let mut found: Vec<Found> = regions.collect();
     #[cfg(feature = "analytics")]
-    super::analytics::add_detections(&mut found, buffer, kind, MAX_TRACKS);
+    super::analytics::add_detections(&mut found, buffer, kind);
     found
 }
 

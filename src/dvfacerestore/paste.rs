@@ -288,15 +288,7 @@ fn matrix(info: &VideoInfo) -> Matrix {
 
 impl Unpacked {
     fn new(info: &VideoInfo) -> Result<Self, glib::BoolError> {
-        let wide = if info.format_info().is_rgb() {
-            VideoFormat::Argb64
-        } else {
-            VideoFormat::Ayuv64
-        };
-        let wide = VideoInfo::builder(wide, info.width(), info.height())
-            .colorimetry(&info.colorimetry())
-            .fps(info.fps())
-            .build()?;
+        let wide = wide_info(info, (info.width(), info.height()))?;
         // Chroma is repeated on the way there and picked on the way back: what is not changed comes back as it was.
         let mut config = plain_config();
         config.set_chroma_mode(VideoChromaMode::None);
@@ -306,6 +298,19 @@ impl Unpacked {
             frame: new_frame(&wide)?,
         })
     }
+}
+
+/// Frames of `size` pixels in the format that GStreamer unpacks those of `info` to, with 16 bits a sample.
+pub(super) fn wide_info(info: &VideoInfo, size: (u32, u32)) -> Result<VideoInfo, glib::BoolError> {
+    let format = if info.format_info().is_rgb() {
+        VideoFormat::Argb64
+    } else {
+        VideoFormat::Ayuv64
+    };
+    VideoInfo::builder(format, size.0, size.1)
+        .colorimetry(&info.colorimetry())
+        .fps(info.fps())
+        .build()
 }
 
 /// Bytes of a plane's row that hold pixels, and rows of the plane.
