@@ -37,8 +37,6 @@ pub struct FaceRegion {
     mask: Mask,
     /// Masks of other faces that lie on top.
     others: Vec<Mask>,
-    /// Share of the strength.
-    share: f64,
 }
 
 impl Region {
@@ -103,8 +101,8 @@ impl FacePictures {
             .iter()
             .map(|shown| Mask {
                 shape: self.look.shape,
-                area: self.cropper.crop(&shown.rect),
-                frame: self.cropper.frame,
+                crop: self.cropper.crop(&shown.rect),
+                share: shown.share,
             })
             .collect();
         let regions = shown.iter().zip(&masks).enumerate().map(|(at, (shown, mask))| {
@@ -117,7 +115,6 @@ impl FacePictures {
                     .filter(|(other, touching)| *other != at && touching.touches(mask))
                     .map(|(_, mask)| *mask)
                     .collect(),
-                share: shown.share,
             })
         });
         regions.collect()
@@ -133,7 +130,7 @@ impl FacePictures {
         region: &FaceRegion,
         pixels: &mut [u8],
     ) -> Result<(), glib::BoolError> {
-        self.cutter.read(frame, region.mask.area, pixels)
+        self.cutter.read(frame, region.mask.crop.area, pixels)
     }
 
     /// Adds to a frame what the graphs changed in a face's part of it, as [`Picture::apply`] does for a whole frame, and says so in a
@@ -149,7 +146,7 @@ impl FacePictures {
         seen: &[u8],
         draw: impl FnOnce(&mut [u8]),
     ) -> Result<(), glib::BoolError> {
-        let strength = strength * region.share;
+        let strength = strength * region.mask.share;
         let weights = region.mask.blocks(paste::block(&self.info), &region.others);
         let share = Share {
             strength,
@@ -158,7 +155,7 @@ impl FacePictures {
         };
         let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.info)
             .map_err(|_| glib::bool_error!("cannot map a frame for writing"))?;
-        self.paste.apply(&mut frame, region.mask.area, share, seen, draw);
+        self.paste.apply(&mut frame, region.mask.crop.area, share, seen, draw);
         drop(frame);
         self.tell(buffer, region, strength);
         Ok(())
@@ -174,7 +171,7 @@ impl FacePictures {
         };
         let (x, width) = side(region.face.x, region.face.width, self.info.width());
         let (y, height) = side(region.face.y, region.face.height, self.info.height());
-        let area = region.mask.area;
+        let area = region.mask.crop.area;
         let mut meta = VideoRegionOfInterestMeta::add(buffer, RESTORED_TYPE, (x, y, width, height));
         // Numbers of tracks are counted up from 1: a stream would have to show faces for years.
         meta.set_id(i32::try_from(region.track).unwrap_or(i32::MAX));

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Where a restored face shows: fully in the middle of its crop, not at all at the edge, with a soft step between.
+//! Where a restored face shows: fully in the middle of its crop, not at all at the edge, with a soft step between. The frame cuts it.
 
 use std::sync::LazyLock;
 
-use crate::scene::Area;
+use super::square::Crop;
 
 /// The shape of a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -24,16 +24,19 @@ pub const FULL: u16 = 1 << 14;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mask {
     pub shape: Shape,
-    pub area: Area,
-    /// Size of the frame, in pixels: a crop's edge that is the frame's needs no soft step.
-    pub frame: (u32, u32),
+    pub crop: Crop,
+    /// How much of it counts where it lies on others, more than 0, to 1: the share of its strength.
+    pub share: f64,
 }
 
 impl Mask {
-    /// Weight, 0 to 1, at a distance from the crop's corner in pixels, which may be outside.
+    /// Weight, 0 to 1, at a place of the frame in pixels.
     fn weight(&self, x: f64, y: f64) -> f64 {
-        let (width, height) = (f64::from(self.area.width), f64::from(self.area.height));
-        if !(0.0..=width).contains(&x) || !(0.0..=height).contains(&y) {
+        let area = self.crop.area;
+        let (left, top) = (f64::from(area.x), f64::from(area.y));
+        let is_in =
+            (left..=left + f64::from(area.width)).contains(&x) && (top..=top + f64::from(area.height)).contains(&y);
+        if !is_in {
             return 0.0;
         }
         let [across, down] = self.sides().map(|side| side.way(if side.is_across { x } else { y }));
@@ -44,19 +47,21 @@ impl Mask {
     }
 
     fn sides(&self) -> [Side; 2] {
-        let area = self.area;
+        let Crop { area, centre, reach } = self.crop;
         [
             Side {
                 is_across: true,
+                start: area.x,
                 length: area.width,
-                open_start: area.x == 0,
-                open_end: area.x + area.width == self.frame.0,
+                centre: centre.0,
+                reach: reach.0,
             },
             Side {
                 is_across: false,
+                start: area.y,
                 length: area.height,
-                open_start: area.y == 0,
-                open_end: area.y + area.height == self.frame.1,
+                centre: centre.1,
+                reach: reach.1,
             },
         ]
     }
@@ -64,8 +69,8 @@ impl Mask {
     /// Weights of the crop's blocks of `block` pixels, row by row, of [`FULL`]: the least of the block's pixels. A block is what
     /// shares a chroma sample, so a sample changes only where all of its pixels may.
     ///
-    /// Where the masks of `others` lie on top, the weights are shared: together they are never more than full, so that no pixel is
-    /// changed twice.
+    /// Where the masks of `others` lie on top, the weights are shared, each by its [`share`](Self::share): with their strengths they
+    /// are together never more than full, so that no pixel is changed twice, and one that fades gives back what it had.
     pub fn blocks(&self, block: (u32, u32), others: &[Self]) -> Vec<u16> {
         let [columns, rows] = self.sides();
         let squares = |side: Side, block: u32| -> Vec<f32> {
@@ -86,20 +91,20 @@ impl Mask {
             weights.extend(row);
         }
         if !others.is_empty() {
-            self.share(&mut weights, block, others);
+            self.divide(&mut weights, block, others);
         }
         weights
     }
 
     /// Takes the part of `others` from the weights.
-    fn share(&self, weights: &mut [u16], block: (u32, u32), others: &[Self]) {
+    fn divide(&self, weights: &mut [u16], block: (u32, u32), others: &[Self]) {
         let [columns, rows] = self.sides();
-        let across = self.area.width.div_ceil(block.0) as usize;
+        let across = self.crop.area.width.div_ceil(block.0) as usize;
         for (at, weight) in weights.iter_mut().enumerate().filter(|(_, weight)| **weight > 0) {
-            let x = columns.far((at % across) as u32, block.0) + f64::from(self.area.x);
-            let y = rows.far((at / across) as u32, block.1) + f64::from(self.area.y);
-            let other = |mask: &Self| mask.weight(x - f64::from(mask.area.x), y - f64::from(mask.area.y));
-            let sum = f64::from(*weight) / f64::from(FULL) + others.iter().map(other).sum::<f64>();
+            let x = columns.far((at % across) as u32, block.0);
+            let y = rows.far((at / across) as u32, block.1);
+            let own = f64::from(*weight) / f64::from(FULL) * self.share;
+            let sum = own + others.iter().map(|mask| mask.weight(x, y) * mask.share).sum::<f64>();
             // Rounded down, so that shares of one are not more than one together.
             *weight = (f64::from(*weight) / sum.max(1.0)) as u16;
         }
@@ -108,38 +113,36 @@ impl Mask {
     /// Whether two crops have a pixel in common.
     pub fn touches(&self, other: &Self) -> bool {
         let apart = |a: u32, a_length: u32, b: u32, b_length: u32| a + a_length <= b || b + b_length <= a;
-        let (a, b) = (self.area, other.area);
+        let (a, b) = (self.crop.area, other.crop.area);
         !apart(a.x, a.width, b.x, b.width) && !apart(a.y, a.height, b.y, b.height)
     }
 }
 
-/// A side of a crop.
+/// A side of a crop, in pixels of the frame.
 #[derive(Clone, Copy)]
 struct Side {
     is_across: bool,
+    start: u32,
     length: u32,
-    /// Its start, or end, is the frame's.
-    open_start: bool,
-    open_end: bool,
+    centre: f64,
+    reach: f64,
 }
 
 impl Side {
-    /// Share of the way from the middle to an end; 0 towards an end that is open.
+    /// Share of the way from the centre to where nothing shows.
     fn way(self, at: f64) -> f64 {
-        let half = f64::from(self.length) / 2.0;
-        let from_middle = at - half;
-        if (from_middle < 0.0 && self.open_start) || (from_middle > 0.0 && self.open_end) {
-            return 0.0;
-        }
-        from_middle.abs() / half
+        (at - self.centre).abs() / self.reach
     }
 
-    /// The end of a block that is farther from the middle.
+    /// The end of a block that is farther from the centre.
     fn far(self, index: u32, block: u32) -> f64 {
-        let start = f64::from(index * block);
-        let end = f64::from(((index + 1) * block).min(self.length));
-        let half = f64::from(self.length) / 2.0;
-        if half - start > end - half { start } else { end }
+        let start = f64::from(self.start + index * block);
+        let end = f64::from(self.start + ((index + 1) * block).min(self.length));
+        if self.centre - start > end - self.centre {
+            start
+        } else {
+            end
+        }
     }
 }
 
@@ -163,17 +166,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::face::Rect;
+    use crate::face::square::Cropper;
+    use crate::scene::Area;
 
+    /// Of a crop that is all in the frame.
     fn mask(shape: Shape, x: u32, y: u32, side: u32) -> Mask {
+        let half = f64::from(side) / 2.0;
         Mask {
             shape,
-            area: Area {
-                x,
-                y,
-                width: side,
-                height: side,
+            crop: Crop {
+                area: Area {
+                    x,
+                    y,
+                    width: side,
+                    height: side,
+                },
+                centre: (f64::from(x) + half, f64::from(y) + half),
+                reach: (half, half),
             },
-            frame: (1280, 720),
+            share: 1.0,
         }
     }
 
@@ -197,11 +209,70 @@ mod tests {
     }
 
     #[test]
-    fn the_frames_own_edge_has_no_step() {
-        let weights = mask(Shape::Ellipse, 0, 200, 64).blocks((2, 2), &[]);
+    fn the_frame_cuts_the_mask_of_a_face_at_its_edge() {
+        let mut mask = mask(Shape::Ellipse, 0, 200, 64);
+        mask.crop.centre.0 = 5.0;
+        let weights = mask.blocks((2, 2), &[]);
         assert_eq!(weights[16 * 32], FULL, "left edge");
         assert_eq!(weights[16 * 32 + 31], 0, "right edge");
         assert_eq!(weights[16], 0, "top");
+    }
+
+    /// What leaves the frame step by step changes step by step.
+    #[test]
+    fn nothing_jumps_where_a_crop_comes_to_the_frames_edge() {
+        let cropper = Cropper {
+            frame: (640, 360),
+            pixel_aspect: 1.0,
+            aspect: 1.0,
+            margin: 0.625,
+            step: (2, 2),
+        };
+        for height in [80.0, 158.0, 160.0, 162.0, 240.0] {
+            let mut last: Option<Vec<f64>> = None;
+            for step in 0..400 {
+                let face = Rect {
+                    x: 300.0 - f64::from(step),
+                    y: 180.0 - height / 2.0,
+                    width: height * 0.75,
+                    height: height + f64::from(step % 3) * 0.5,
+                };
+                let mask = Mask {
+                    shape: Shape::Ellipse,
+                    crop: cropper.crop(&face),
+                    share: 1.0,
+                };
+                let places = (0..64).flat_map(|x| (0..36).map(move |y| (f64::from(x) * 10.0, f64::from(y) * 10.0)));
+                let now: Vec<f64> = places.map(|(x, y)| mask.weight(x, y)).collect();
+                if let Some(last) = last {
+                    let jump = now.iter().zip(&last).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                    assert!(jump < 0.1, "height {height}, step {step}: {jump}");
+                }
+                last = Some(now);
+            }
+        }
+    }
+
+    /// A face that fades in beside another one takes its part as it does.
+    #[test]
+    fn who_fades_takes_a_part_that_fades() {
+        let a = mask(Shape::Square, 100, 100, 64);
+        let weight = |share: f64| {
+            let other = Mask {
+                share,
+                ..mask(Shape::Square, 110, 100, 64)
+            };
+            a.blocks((1, 1), &[other])[32 * 64 + 32]
+        };
+        assert_eq!(weight(1.0), FULL / 2);
+        assert_eq!(weight(1e-9), FULL - 1, "rounded down");
+        let steps = [0.2, 0.4, 0.6, 0.8, 1.0].map(weight);
+        assert!(
+            steps
+                .windows(2)
+                .all(|pair| pair[0] > pair[1] && pair[0] - pair[1] < FULL / 5),
+            "{steps:?}"
+        );
     }
 
     #[test]

@@ -26,17 +26,47 @@ pub struct Cropper {
     pub step: (u32, u32),
 }
 
+/// What the graphs see of a face, and where what they make of it shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Crop {
+    /// Within the frame.
+    pub area: Area,
+    /// The face's, in the frame's pixels.
+    pub centre: (f64, f64),
+    /// From there to where nothing of it shows, across and down. Beyond the frame's edge where the crop is moved inwards, or smaller
+    /// than the face asks for: as the face moves, nothing jumps.
+    pub reach: (f64, f64),
+}
+
 impl Cropper {
     /// The crop for a face.
-    pub fn crop(&self, face: &Rect) -> Area {
+    pub fn crop(&self, face: &Rect) -> Crop {
         let height = face.height * (1.0 + 2.0 * self.margin);
         let width = height * self.aspect / self.pixel_aspect;
         let (frame_width, frame_height) = (f64::from(self.frame.0), f64::from(self.frame.1));
-        let shrink = (frame_width / width).min(frame_height / height).min(1.0);
-        let (centre_x, centre_y) = face.centre();
-        let (x, width) = place(centre_x, width * shrink, self.frame.0, self.step.0);
-        let (y, height) = place(centre_y, height * shrink, self.frame.1, self.step.1);
-        Area { x, y, width, height }
+        let shrinks = (frame_width / width, frame_height / height);
+        let shrink = shrinks.0.min(shrinks.1).min(1.0);
+        let centre = face.centre();
+        let (x, area_width) = place(centre.0, width * shrink, self.frame.0, self.step.0);
+        let (y, area_height) = place(centre.1, height * shrink, self.frame.1, self.step.1);
+        // The side that the frame is too small for is all of the frame's; the other one is smaller with it.
+        let reach = |length: f64, own: f64| {
+            if own <= shrink {
+                length / 2.0
+            } else {
+                length * shrink / 2.0
+            }
+        };
+        Crop {
+            area: Area {
+                x,
+                y,
+                width: area_width,
+                height: area_height,
+            },
+            centre,
+            reach: (reach(width, shrinks.0), reach(height, shrinks.1)),
+        }
     }
 }
 
@@ -90,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_crop_is_two_and_a_quarter_faces_high() {
-        let area = cropper(1280, 720).crop(&face(600.0, 300.0, 200.0));
+        let Crop { area, centre, reach } = cropper(1280, 720).crop(&face(600.0, 300.0, 200.0));
+        assert_eq!((centre, reach), ((675.0, 400.0), (225.0, 225.0)));
         assert_eq!((area.width, area.height), (450, 450));
         // 675 and 400 are the face's centre.
         assert_eq!((area.x, area.y), (450, 176));
@@ -98,9 +129,19 @@ mod tests {
 
     #[test]
     fn at_the_edge_it_moves_inwards_and_in_a_small_frame_it_is_smaller() {
-        let area = cropper(1280, 720).crop(&face(-50.0, 650.0, 100.0));
+        let Crop { area, centre, reach } = cropper(1280, 720).crop(&face(-50.0, 650.0, 100.0));
         assert_eq!((area.x, area.y, area.width, area.height), (0, 720 - 226, 226, 226));
-        let area = cropper(641, 361).crop(&face(300.0, 100.0, 300.0));
+        assert_eq!(
+            (centre, reach),
+            ((-12.5, 700.0), (112.5, 112.5)),
+            "what shows stays on the face"
+        );
+        let Crop { area, reach, .. } = cropper(641, 361).crop(&face(300.0, 100.0, 300.0));
+        assert_eq!(
+            reach,
+            (180.5, 337.5),
+            "as high as the face asks for, as wide as the crop is"
+        );
         assert_eq!((area.y, area.height), (0, 361), "the whole height, though it is odd");
         assert!(area.x + area.width <= 641 && area.width.abs_diff(361) <= 1, "{area:?}");
     }
@@ -109,12 +150,12 @@ mod tests {
     fn it_has_the_bundles_shape_on_the_display() {
         let mut cropper = cropper(720, 576);
         cropper.pixel_aspect = 16.0 / 15.0;
-        let area = cropper.crop(&face(300.0, 200.0, 100.0));
+        let area = cropper.crop(&face(300.0, 200.0, 100.0)).area;
         assert_eq!(area.height, 226);
         assert_eq!(area.width, 210);
         cropper.pixel_aspect = 1.0;
         cropper.aspect = 640.0 / 352.0;
-        let area = cropper.crop(&face(300.0, 200.0, 100.0));
+        let area = cropper.crop(&face(300.0, 200.0, 100.0)).area;
         assert_eq!((area.width, area.height), (410, 226));
     }
 
@@ -127,7 +168,7 @@ mod tests {
             (margin, pixel_aspect, aspect) in (0.0f64..3.0, 0.1f64..10.0, 0.2f64..5.0),
         ) {
             let cropper = Cropper { frame, pixel_aspect, aspect, margin, step };
-            let area = cropper.crop(&face(x, y, height));
+            let area = cropper.crop(&face(x, y, height)).area;
             prop_assert!(area.width > 0 && area.height > 0);
             prop_assert!(area.x + area.width <= frame.0 && area.y + area.height <= frame.1);
             prop_assert!(area.x.is_multiple_of(step.0) && area.y.is_multiple_of(step.1));

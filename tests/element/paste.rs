@@ -20,6 +20,13 @@ fn crop(buffer: &gst::Buffer) -> (u32, u32, u32, u32) {
     (side("crop-x"), side("crop-y"), side("crop-width"), side("crop-height"))
 }
 
+/// The face's box there: left, top, width, height.
+fn restored(buffer: &gst::Buffer) -> (u32, u32, u32, u32) {
+    let mut metas = buffer.iter_meta::<VideoRegionOfInterestMeta>();
+    let meta = metas.find(|meta| meta.roi_type() == "dvface-restored");
+    meta.expect("a face was restored").rect()
+}
+
 /// Frames with a face that moves, and what becomes of them.
 fn moving(info: &VideoInfo, mask: &str) -> Vec<(gst::Buffer, gst::Buffer)> {
     let element = meta_element("blend");
@@ -76,17 +83,19 @@ fn outside_the_mask_every_value_is_the_inputs_also_with_subsampled_chroma() {
 /// Checks that no sample has changed that lies on a pixel outside the mask; counts those that have.
 fn check_outside(info: &VideoInfo, before: &gst::Buffer, after: &gst::Buffer, mask: &str, what: &str) -> usize {
     let (x, y, width, height) = crop(after);
-    // Whether a pixel, by its corner that is farthest out, is where the mask is.
+    let face = restored(after);
+    // Whether a pixel, by its corner that is farthest out, is where the mask is: around the face, of whose place and size the meta has
+    // whole pixels.
     let inside = |px: u32, py: u32| {
         if !(x..x + width).contains(&px) || !(y..y + height).contains(&py) {
             return false;
         }
-        let out = |at: u32, start: u32, length: u32| {
-            let half = f64::from(length) / 2.0;
-            let at = f64::from(at - start);
-            ((at - half).abs().max((at + 1.0 - half).abs())) / half
+        let out = |at: u32, start: u32, own: u32, length: u32| {
+            let half = f64::from(length) / 2.0 + 2.0;
+            let from_middle = f64::from(at) - (f64::from(start) + f64::from(own) / 2.0);
+            (from_middle.abs().max((from_middle + 1.0).abs())) / half
         };
-        let (across, down) = (out(px, x, width), out(py, y, height));
+        let (across, down) = (out(px, face.0, face.2, width), out(py, face.1, face.3, height));
         let way = if mask == "ellipse" {
             across.hypot(down)
         } else {

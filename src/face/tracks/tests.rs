@@ -349,9 +349,9 @@ fn a_large_face_is_followed_among_many_small_ones() {
         },
         ..face(0.0, 0.0, 10.0)
     };
-    let crowd: Vec<Found> = (0..200).map(small).chain((0..100).map(|_| nothing.clone())).collect();
+    let crowd: Vec<Found> = (0..200).map(small).chain((0..100).map(|_| nothing)).collect();
     tracker.next(Some(&crowd));
-    let with_one: Vec<Found> = crowd.iter().cloned().chain([face(1000.0, 600.0, 200.0)]).collect();
+    let with_one: Vec<Found> = crowd.iter().copied().chain([face(1000.0, 600.0, 200.0)]).collect();
     for _ in 0..3 {
         tracker.next(Some(&with_one));
     }
