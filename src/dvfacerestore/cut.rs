@@ -9,7 +9,7 @@ use gst_video::prelude::*;
 use super::components::Component;
 use super::convert::{Converter, plain_config};
 use super::paste::{part_size, wide_info};
-use super::picture::{Crop, OwnFrame, ReadFrame, new_frame, rgb_info};
+use super::picture::{Crop, OwnFrame, ReadFrame, new_frame, rgb_info, whole};
 use super::recent::Recent;
 use crate::scene::Area;
 
@@ -109,11 +109,36 @@ fn copy(info: &VideoInfo, frame: &ReadFrame<'_>, area: Area, cut: &mut OwnFrame)
     Ok(())
 }
 
+/// A buffer of the part of a frame that begins at `corner`, as large as `info` says.
+///
+/// # Errors
+/// Fails where the part is not in the frame, its format has samples that share words, or memory lacks.
+pub(super) fn part_of(
+    info: &VideoInfo,
+    frame: &ReadFrame<'_>,
+    corner: (u32, u32),
+) -> Result<gst::Buffer, glib::BoolError> {
+    let area = Area {
+        x: corner.0,
+        y: corner.1,
+        ..whole(info)
+    };
+    let is_in = |start: u32, length: u32, limit: u32| start.checked_add(length).is_some_and(|end| end <= limit);
+    if !is_in(area.x, area.width, frame.width()) || !is_in(area.y, area.height, frame.height()) {
+        return Err(glib::bool_error!("a part beyond the frame"));
+    }
+    if Component::of(&info.format_info()).is_none() {
+        return Err(glib::bool_error!("samples that share words"));
+    }
+    let mut part = new_frame(info)?;
+    copy(info, frame, area, &mut part)?;
+    Ok(part.into_buffer())
+}
+
 #[cfg(test)]
 mod tests {
     use gst_video::{VideoFormat, VideoFrameRef};
 
-    use super::super::picture::whole;
     use super::*;
 
     /// Formats whose samples share words, or lie in tiles: what is at the crop's place, wherever that is.

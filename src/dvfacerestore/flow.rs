@@ -12,8 +12,9 @@ use gst_base::prelude::*;
 use gst_base::subclass::base_transform::{InputBuffer, PrepareOutputBufferSuccess};
 use gst_base::subclass::prelude::*;
 use gst_video::prelude::*;
-use gst_video::{VideoFrameRef, VideoInfo, VideoMeta};
+use gst_video::{VideoCropMeta, VideoFrameRef, VideoInfo, VideoMeta};
 
+use super::cut;
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
 use super::picture::{Picture, ReadFrame};
@@ -39,6 +40,7 @@ impl DvFaceRestore {
             let buffer = self.handed_on(buffer)?;
             return self.send(Item::Buffer(buffer));
         }
+        let buffer = self.cropped(buffer)?;
         if self.is_reverse() {
             self.tell_reverse();
             return self.take_unrestored(&buffer);
@@ -149,6 +151,34 @@ impl DvFaceRestore {
             Ok(())
         })?;
         Ok(begins)
+    }
+
+    /// The part of a frame that upstream wants to be seen (`GstVideoCropMeta`) by itself. While frames passed through, upstream was told
+    /// what downstream knows, and this frame may have been made before upstream heard that they no longer do.
+    fn cropped(&self, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
+        let Some(rect) = buffer.meta::<VideoCropMeta>().map(|meta| meta.rect()) else {
+            return Ok(buffer);
+        };
+        let mut output = None;
+        self.with_engine(|engine, _| {
+            let info = engine.picture()?.info();
+            let cut = cut::part_of(info, &self.mapped(&buffer, info)?, (rect.0, rect.1));
+            let mut part = cut.map_err(|_| self.unmappable())?;
+            let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+            let target = part.make_mut();
+            let copied = buffer.copy_into(target, what, ..);
+            let plain = copied.and_then(|()| target.meta_mut::<VideoMeta>().map_or(Ok(()), gst::MetaRefMut::remove));
+            plain
+                .and_then(|()| {
+                    target
+                        .meta_mut::<VideoCropMeta>()
+                        .map_or(Ok(()), gst::MetaRefMut::remove)
+                })
+                .map_err(|_| self.unmappable())?;
+            output = Some(part);
+            Ok(())
+        })?;
+        output.ok_or(gst::FlowError::Error)
     }
 
     /// The very buffer, or a copy of it where downstream could not read it.
@@ -423,6 +453,8 @@ impl DvFaceRestore {
         self.change_latency(|latency| latency.disabled = disabled);
         self.obj().set_passthrough(disabled);
         drained?;
+        // What upstream knows of downstream's pools and metas is another's now.
+        self.obj().reconfigure_sink();
         // The base class has no pool while frames pass through.
         self.obj().reconfigure_src();
         if self.obj().reconfigure() {

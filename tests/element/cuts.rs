@@ -372,3 +372,58 @@ fn a_cut_where_nothing_is_held_begins_a_run_too() {
         assert_eq!(rig.errors(), []);
     }
 }
+
+/// A frame of 48x40 RGB pixels of which upstream wants 32x32 from 9, 5 on to be seen; each pixel tells its place.
+fn cropped_frame(index: u64) -> gst::Buffer {
+    let pixels = (0..40u8).flat_map(|y| (0..48u8).flat_map(move |x| [x, y, 100]));
+    let mut buffer = gst::Buffer::from_slice(pixels.collect::<Vec<u8>>());
+    let changed = buffer.get_mut().unwrap();
+    rig::stamp(changed, index);
+    let format = gst_video::VideoFormat::Rgb;
+    gst_video::VideoMeta::add(changed, gst_video::VideoFrameFlags::empty(), format, 48, 40).unwrap();
+    gst_video::VideoCropMeta::add(changed, (9, 5, 32, 32));
+    buffer
+}
+
+/// While frames pass through, upstream may leave it to downstream to crop them. What comes like that afterwards is cropped here, and
+/// upstream is asked to ask again.
+#[test]
+fn frames_that_are_to_be_cropped_are_not_taken_for_whole_ones() {
+    let rig = Rig::new("identity");
+    rig.element.set_property("strength", 0.0);
+    rig.play();
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push(cropped_frame(0)).unwrap();
+    rig.element.set_property("strength", 1.0);
+    rig.push_all((1..11).map(cropped_frame));
+    rig.eos();
+    assert!(rig.errors().is_empty());
+    let out = rig.take_buffers();
+    assert_eq!(out.len(), 11);
+    assert!(out[0].meta::<gst_video::VideoCropMeta>().is_some(), "it passed through");
+    let expected: Vec<u8> = (5..37u8)
+        .flat_map(|y| (9..41u8).flat_map(move |x| [x, y, 100]))
+        .collect();
+    for (index, buffer) in out.iter().enumerate().skip(1) {
+        assert!(buffer.meta::<gst_video::VideoCropMeta>().is_none());
+        assert_eq!(buffer.pts(), Some(gst::ClockTime::from_mseconds(40 * index as u64)));
+        assert!(rig::pixels(&rgb(), buffer) == expected, "frame {index}");
+    }
+}
+
+#[test]
+fn a_crop_beyond_the_frame_is_an_error() {
+    let rig = Rig::new("identity");
+    rig.play();
+    rig.start(&rgb().to_caps().unwrap());
+    let mut buffer = cropped_frame(0);
+    buffer
+        .make_mut()
+        .meta_mut::<gst_video::VideoCropMeta>()
+        .unwrap()
+        .remove()
+        .unwrap();
+    gst_video::VideoCropMeta::add(buffer.make_mut(), (u32::MAX, 9, 32, 32));
+    assert!(rig.push(buffer).is_err());
+    assert_eq!(rig.errors().len(), 1);
+}
