@@ -185,6 +185,16 @@ impl Queue {
         self.release();
     }
 
+    /// Lets a run's region go, as it is, in all frames where it is not final.
+    pub fn leave_out(&mut self, run: u64) {
+        for waiting in &mut self.waiting {
+            if let Waiting::Frame(frame) = waiting {
+                frame.pending.retain(|region| region.run() != run);
+            }
+        }
+        self.release();
+    }
+
     /// Makes everything ready as it is. With `late`, frames that miss something are told to have been bypassed.
     pub fn release_all(&mut self, late: Option<Duration>) {
         while let Some(waiting) = self.waiting.pop_front() {

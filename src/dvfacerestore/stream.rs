@@ -45,8 +45,10 @@ pub struct Stream {
     runs: Vec<Run>,
     /// Memory of runs that have ended, for the next ones.
     spare: Vec<Run>,
-    /// Runs at once, at most, so far.
+    /// Regions at once that were to be restored, at most, so far.
     most_runs: usize,
+    /// Runs of regions of the last frame that there was no time for.
+    left_out: Vec<u64>,
     pace: Pace,
     /// Of the last frame looked at.
     signature: Option<Signature>,
@@ -73,6 +75,7 @@ impl Stream {
             runs: Vec::new(),
             spare: vec![Run::new(shape, frame_bytes)?],
             most_runs: 1,
+            left_out: Vec::new(),
             pace: Pace::new(shape.frames(), measured),
             signature: None,
             is_read: false,
@@ -195,7 +198,8 @@ impl Stream {
     ) -> Result<(), RestoreError> {
         let mut fades_in = false;
         if self.pace.bypasses() && !regions.is_empty() {
-            self.pace.run_together(regions.len());
+            // Those that there is time for: whether there is time for one is the question.
+            self.pace.run_together(1);
             if !rules.may_bypass {
                 self.pace.resume();
             } else if !self.pace.try_restoring(frame.running_time, (rules.moment)().as_ref()) {
@@ -205,7 +209,8 @@ impl Stream {
             }
             fades_in = true;
         }
-        regions.retain(|region| self.read(input, region, fades_in));
+        let late_comers = self.admit(&mut regions, frame.running_time, rules);
+        regions.retain(|region| self.read(input, region, fades_in || late_comers.contains(&region.run())));
         self.is_read = false;
         let runs: Vec<u64> = regions.iter().map(Region::run).collect();
         self.queue.push(frame, regions);
@@ -214,7 +219,6 @@ impl Stream {
         for run in gone.collect::<Vec<_>>() {
             self.finish_run(run, rules, restorer)?;
         }
-        self.most_runs = self.most_runs.max(runs.len());
         let mut due = Vec::new();
         for id in runs {
             if let Some(run) = self.runs.iter_mut().find(|run| run.id == id)
@@ -224,6 +228,7 @@ impl Stream {
             }
         }
         while !due.is_empty() {
+            self.keep_up(&mut due, rules);
             let together = due.len();
             let (run, plan) = due.remove(0);
             self.restore(run, &plan, together, rules, restorer)?;
@@ -233,6 +238,70 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Leaves those of `regions` out that there is no time for beside the others, from the last on, where frames may go on unrestored.
+    /// Gives the runs of those that begin now and were left out before.
+    fn admit(&mut self, regions: &mut Vec<Region>, first: Option<Duration>, rules: &Rules<'_>) -> Vec<u64> {
+        self.most_runs = self.most_runs.max(regions.len());
+        let were_left_out = std::mem::take(&mut self.left_out);
+        self.pace.wait_for_room();
+        if rules.may_bypass && regions.len() > 1 {
+            let is_running = |runs: &[Run], region: &Region| runs.iter().any(|run| run.id == region.run());
+            let running = regions.iter().filter(|region| is_running(&self.runs, region)).count();
+            let most = self
+                .pace
+                .fitting(regions.len(), self.shape.stride(), first, (rules.moment)().as_ref());
+            let most = if self.pace.has_room() { most } else { 1 };
+            let mut free = most.saturating_sub(running);
+            regions.retain(|region| {
+                let is_running = is_running(&self.runs, region);
+                let is_admitted = is_running || free > 0;
+                free -= usize::from(is_admitted && !is_running);
+                if !is_admitted {
+                    self.left_out.push(region.run());
+                }
+                is_admitted
+            });
+        }
+        let mut late_comers = were_left_out;
+        late_comers.retain(|run| !self.left_out.contains(run));
+        late_comers
+    }
+
+    /// Leaves the last of the windows that are complete out, and their regions with them, where they would make the frame late and
+    /// frames may go on unrestored.
+    fn keep_up(&mut self, due: &mut Vec<(u64, Plan)>, rules: &Rules<'_>) {
+        if !rules.may_bypass || due.len() < 2 {
+            return;
+        }
+        let (first, moment) = (self.queue.first_running_time(), (rules.moment)());
+        let mut lateness = |windows: usize| {
+            self.pace.run_together(windows);
+            self.pace.lateness(first, moment.as_ref())
+        };
+        let late = lateness(due.len());
+        if late.is_none() {
+            return;
+        }
+        let most = (1..due.len()).rev().find(|windows| lateness(*windows).is_none());
+        self.late = self.late.max(late);
+        for (run, _) in due.split_off(most.unwrap_or(1)) {
+            self.leave_out(run);
+        }
+    }
+
+    /// Ends a run whose region there is no time for. What its last window has restored fades.
+    fn leave_out(&mut self, id: u64) {
+        let Some(at) = self.runs.iter().position(|run| run.id == id) else {
+            return;
+        };
+        gst::debug!(CAT, "no time for face {id} beside the others");
+        self.fade_held(at);
+        self.queue.leave_out(id);
+        self.end_run(id);
+        self.left_out.push(id);
+        self.pace.crowded();
     }
 
     /// Takes a frame that is sent as it is, behind those that are held.
@@ -262,9 +331,10 @@ impl Stream {
     /// fades to what they have not.
     pub fn bypass(&mut self, cause: Cause, late: Duration) {
         for at in 0..self.runs.len() {
-            let held = self.runs[at].previous.as_ref().map_or(0, |_| self.shape.overlap());
-            let held = held.min(self.queue.pending(self.runs[at].id));
-            self.finish_held(at, held, |left| pace::fade_out(left, held));
+            self.fade_held(at);
+        }
+        if cause == Cause::Late && self.runs.len() > 1 {
+            self.pace.crowded();
         }
         self.queue.release_all(Some(late));
         self.end_runs();
@@ -367,6 +437,13 @@ impl Stream {
         }
     }
 
+    /// Makes the frames of a run final that its last window has restored: they fade to unrestored ones.
+    fn fade_held(&mut self, at: usize) {
+        let held = self.runs[at].previous.as_ref().map_or(0, |_| self.shape.overlap());
+        let held = held.min(self.queue.pending(self.runs[at].id));
+        self.finish_held(at, held, |left| pace::fade_out(left, held));
+    }
+
     /// Restores a window, the first of `together` that are complete.
     fn restore(
         &mut self,
@@ -438,7 +515,7 @@ impl Stream {
         self.pace.ran(plan.emit.end - plan.emit.start, started.elapsed());
         if fades_out {
             self.end_run(id);
-            // The other regions stop, too: a stream that cannot keep up is not saved by one face less for a window.
+            // The other regions stop, too; the largest ones that there is time for begin together again.
             self.bypass(Cause::Late, Duration::ZERO);
         } else if !plan.held().is_empty() {
             run.previous = Some(restored);
