@@ -154,7 +154,8 @@ impl DvFaceRestore {
     }
 
     /// The part of a frame that upstream wants to be seen (`GstVideoCropMeta`) by itself. While frames passed through, upstream was told
-    /// what downstream knows, and this frame may have been made before upstream heard that they no longer do.
+    /// what downstream knows, and this frame may have been made before upstream heard that they no longer do. The caps are of the part
+    /// then; a crop of another size is something else, and stays as it is.
     fn cropped(&self, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
         let Some(rect) = buffer.meta::<VideoCropMeta>().map(|meta| meta.rect()) else {
             return Ok(buffer);
@@ -162,6 +163,10 @@ impl DvFaceRestore {
         let mut output = None;
         self.with_engine(|engine, _| {
             let info = engine.picture()?.info();
+            if (rect.2, rect.3) != (info.width(), info.height()) {
+                output = Some(buffer);
+                return Ok(());
+            }
             let cut = cut::part_of(info, &self.mapped(&buffer, info)?, (rect.0, rect.1));
             let mut part = cut.map_err(|_| self.unmappable())?;
             let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;

@@ -26,12 +26,15 @@ pub struct Cropper {
     pub step: (u32, u32),
 }
 
+/// How far outside its crop the centre of what shows may be, as a share of its reach.
+const FARTHEST: f64 = 0.2;
+
 /// What the graphs see of a face, and where what they make of it shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Crop {
     /// Within the frame.
     pub area: Area,
-    /// The face's, in the frame's pixels.
+    /// The face's, in the frame's pixels, in the crop or near it.
     pub centre: (f64, f64),
     /// From there to where nothing of it shows, across and down. Beyond the frame's edge where the crop is moved inwards, or smaller
     /// than the face asks for: as the face moves, nothing jumps.
@@ -57,6 +60,12 @@ impl Cropper {
                 length * shrink / 2.0
             }
         };
+        let reach = (reach(width, shrinks.0), reach(height, shrinks.1));
+        // A face whose centre is farther out hardly shows; the box that has it may be larger than the frame, and does.
+        let near = |centre: f64, start: u32, length: u32, reach: f64| {
+            let (start, end) = (f64::from(start), f64::from(start + length));
+            centre.clamp(start - FARTHEST * reach, end + FARTHEST * reach)
+        };
         Crop {
             area: Area {
                 x,
@@ -64,8 +73,11 @@ impl Cropper {
                 width: area_width,
                 height: area_height,
             },
-            centre,
-            reach: (reach(width, shrinks.0), reach(height, shrinks.1)),
+            centre: (
+                near(centre.0, x, area_width, reach.0),
+                near(centre.1, y, area_height, reach.1),
+            ),
+            reach,
         }
     }
 }

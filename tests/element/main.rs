@@ -9,6 +9,7 @@ mod library;
 
 #[cfg(feature = "analytics")]
 mod analytics;
+mod crowd;
 mod cuda;
 mod cuts;
 mod detectors;
