@@ -17,6 +17,7 @@ use gst_video::{VideoCropMeta, VideoFrameRef, VideoInfo, VideoMeta};
 use super::cut;
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
+use super::paste::plane_size;
 use super::picture::{Picture, ReadFrame};
 use super::regions::Region;
 use super::settings::Overload;
@@ -508,6 +509,17 @@ impl DvFaceRestore {
             return Err(
                 self.refused("cannot take a frame whose rows lie from the bottom up (a negative stride in its meta)")
             );
+        }
+        // Of tiled formats it counts tiles.
+        let format = info.format_info();
+        let is_short = |(plane, stride): (usize, &i32)| {
+            let (row_bytes, rows) = plane_size(info, plane as u32);
+            (*stride as usize) < row_bytes && rows > 1
+        };
+        if !format.is_tiled() && frame.plane_stride().iter().enumerate().any(is_short) {
+            return Err(self.refused(
+                "cannot take a frame whose rows lie in each other (a stride in its meta is less than a row)",
+            ));
         }
         Ok(frame)
     }
