@@ -7,7 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 # shellcheck disable=SC2034  # clean.sh asks
 is_own_target=${CARGO_TARGET_DIR:-yes}
 target=${CARGO_TARGET_DIR:-target}
-export CARGO_TARGET_DIR=$target
+# Absolute: some of what is run here runs in other folders.
+CARGO_TARGET_DIR=$(realpath -m "$target")
+export CARGO_TARGET_DIR
 unset CARGO_BUILD_TARGET_DIR
 release=$target/release
 
