@@ -8,7 +8,7 @@
 //!     videoconvert ! dvfacerestore region=detect detector=yunet_n_dynamic.onnx ! fakesink
 //! ```
 //!
-//! The plugin is the one that GStreamer finds, with runtime and bundle beside it.
+//! Its arguments are those of gst-launch-1.0, a word each. The plugin is the one that GStreamer finds, with runtime and bundle beside it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

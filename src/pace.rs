@@ -238,7 +238,6 @@ impl Pace {
         self.expected.add(took);
         self.late.succeed(frames);
         self.failed.succeed(frames);
-        self.crowd.succeed(frames);
         self.is_good = true;
     }
 
@@ -306,6 +305,11 @@ impl Pace {
     /// There was no time for all regions.
     pub fn crowded(&mut self) {
         self.crowd.fail();
+    }
+
+    /// Takes a window that made `frames` frames final, while there was time for all of several regions.
+    pub fn kept_up(&mut self, frames: u64) {
+        self.crowd.succeed(frames);
     }
 
     /// Counts a frame, of those until another region is tried.

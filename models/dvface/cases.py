@@ -49,7 +49,11 @@ class Case:
     @property
     def stem(self) -> str:
         """Name of files of this case, without suffix: the clip's, or the folder's of a published one."""
-        name = self.dataset if self.clip == PUBLISHED_INPUT and not self.preset else Path(self.clip).stem
+        path = self.degraded or self.clean
+        if self.clip == PUBLISHED_INPUT and not self.preset:
+            name = self.dataset
+        else:  # a folder's name has no suffix
+            name = self.clip if path is not None and path.is_dir() else Path(self.clip).stem
         return name + (f"-draw{self.draw}" if self.draw else "")
 
     @property
@@ -100,7 +104,7 @@ def read_clip(path: Path, count: int | None = None) -> np.ndarray:
 
 def clips_in(folder: Path, pattern: str) -> list[Path]:
     """The files that fit the pattern; where there are none, the folders that hold frames."""
-    files = sorted(path for path in folder.glob(pattern) if path.is_file())
+    files = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
     return files or sorted(path for path in folder.iterdir() if path.is_dir() and frame_files(path))
 
 
@@ -187,7 +191,15 @@ def write_output(path: Path, frames: np.ndarray, fps: Fraction | int = 25) -> No
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    with av.open(str(temporary), "w", format="matroska") as container:
+    try:
+        _write_lossless(temporary, frames, fps)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_lossless(path: Path, frames: np.ndarray, fps: Fraction | int) -> None:
+    with av.open(str(path), "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "bgr0"
@@ -195,4 +207,3 @@ def write_output(path: Path, frames: np.ndarray, fps: Fraction | int = 25) -> No
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture.reformat(format="bgr0")))
         container.mux(stream.encode(None))
-    temporary.rename(path)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-GRADIENT_SCALE = 2.0**16
-"""As GradScaler begins."""
+GRADIENT_SCALES = (2.0**16, 2.0**8, 1.0)
+"""The first is GradScaler's, too."""
 
 
 class Discriminator(nn.Module):
@@ -47,8 +47,11 @@ def generator_loss(drawn: Tensor) -> Tensor:
 def adaptive_weight(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """|grad others| / |grad adversarial| at the decoder's last layer, at most 1 (VQGAN, CodeFormer): the adversarial
     term then pulls as strongly as the others together, times its weight, however small they have become."""
-    # At a megapixel both gradients are below what f16 can hold.
-    (rest,) = torch.autograd.grad(GRADIENT_SCALE * others, last_layer, retain_graph=True)
-    (pull,) = torch.autograd.grad(GRADIENT_SCALE * adversarial, last_layer, retain_graph=True)
-    norms = rest.float().norm() / GRADIENT_SCALE, pull.float().norm() / GRADIENT_SCALE
+    # At a megapixel both gradients are below what f16 can hold; where they are not, it cannot hold them scaled.
+    for scale in GRADIENT_SCALES:
+        (rest,) = torch.autograd.grad(scale * others, last_layer, retain_graph=True)
+        (pull,) = torch.autograd.grad(scale * adversarial, last_layer, retain_graph=True)
+        norms = rest.float().norm() / scale, pull.float().norm() / scale
+        if all(map(torch.isfinite, norms)):
+            break
     return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1.0).detach()

@@ -293,8 +293,11 @@ def main(arguments: list[str] | None = None) -> int:
         records, views = evaluate(cases, settings, meter, kept)
     except BaseException as error:
         if kept and args.out:
-            write_csv(args.out / "results.csv", kept)
-            print(f"{args.out / 'results.csv'} has what was measured before", file=sys.stderr)
+            try:
+                write_csv(args.out / "results.csv", kept)
+                print(f"{args.out / 'results.csv'} has what was measured before", file=sys.stderr)
+            except OSError as lost:
+                print(f"error: what was measured before is lost: {lost}", file=sys.stderr)
         if not isinstance(error, (OSError, ValueError, RuntimeError, MemoryError, cv2.error, av.error.FFmpegError)):
             raise
         print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)

@@ -22,6 +22,7 @@ import resource
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -415,7 +416,7 @@ def read_frames(path: Path) -> np.ndarray:
     """An array of a .npy file. ValueError where it is none, OSError where there is no such file."""
     try:
         frames = np.load(path)
-    except EOFError as error:
+    except (EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"--frames {path}: not a .npy file: {error}") from error
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         raise ValueError(f"--frames {path}: expected a u8 array in a .npy file")

@@ -182,6 +182,7 @@ def test_adversarial_weight_does_not_vanish_in_f16():
 
     expected = 4e-8 / (2e-8 + 1e-4)
     assert adaptive_weight(mean_of(2e-8), mean_of(1e-8), layer).item() == pytest.approx(expected, rel=1e-2)
+    assert adaptive_weight(mean_of(1.0), mean_of(4.0), layer).item() == pytest.approx(0.25, rel=1e-2), "nor overflows"
 
 
 def test_psnr():

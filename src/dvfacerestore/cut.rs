@@ -3,8 +3,8 @@
 //! Crops of frames as a bundle takes them, also where the crop moves with every frame.
 
 use gst::glib;
-use gst_video::VideoInfo;
 use gst_video::prelude::*;
+use gst_video::{VideoFormatInfo, VideoInfo};
 
 use super::components::Component;
 use super::convert::{Converter, plain_config};
@@ -22,8 +22,8 @@ pub(super) struct Cutter {
     /// Whether crops can be copied out of frames; else they are out of [`wide_info`]'s. GstVideoConverter cannot be asked for columns of
     /// a frame whose samples share words, or lie in tiles: it takes others in some of these formats, or writes beyond its memory.
     can_copy: bool,
-    /// Rows of frames in the wide format, by their number.
-    rows: Recent<OwnFrame>,
+    /// Rows of a frame in the wide format, as many as the highest crop had.
+    rows: Option<OwnFrame>,
     ways: Recent<Way>,
 }
 
@@ -46,7 +46,7 @@ impl Cutter {
             rgb: new_frame(&rgb_info)?,
             rgb_info,
             can_copy: Component::of(&info.format_info()).is_some(),
-            rows: Recent::default(),
+            rows: None,
             ways: Recent::default(),
         })
     }
@@ -63,11 +63,18 @@ impl Cutter {
             copy(info, frame, area, &mut way.cut)?;
             way
         } else {
-            let wide = wide_info(info, (info.width(), area.height))?;
-            let rows = self.rows.get((info.width(), area.height), || new_frame(&wide))?;
+            let is_high_enough = |rows: &OwnFrame| rows.height() >= area.height;
+            let rows = match self.rows.take().filter(is_high_enough) {
+                Some(rows) => rows,
+                None => new_frame(&wide_info(info, (info.width(), area.height))?)?,
+            };
+            let rows = self.rows.insert(rows);
+            let wide = rows.info().clone();
             let mut config = plain_config();
             config.set_src_y(area.y as i32);
             config.set_src_height(Some(area.height as i32));
+            config.set_dest_height(Some(area.height as i32));
+            config.set_fill_border(false);
             Converter::new(info, &wide, config, area.height)?.convert(frame, &mut rows.as_mut_video_frame_ref());
             let make = || Way::new(&wide, area, rgb_info);
             let way = self.ways.get((area.width, area.height), make)?;
@@ -93,20 +100,42 @@ impl Way {
     }
 }
 
-/// Copies the part `area` of a frame of `info` to a frame of its size.
+/// Copies the part `area` of a frame of `info` to a frame of its size. Where it begins within what shares a chroma sample, chroma is
+/// that of the whole.
+///
+/// # Errors
+/// Fails where the part is not in the frame.
 fn copy(info: &VideoInfo, frame: &ReadFrame<'_>, area: Area, cut: &mut OwnFrame) -> Result<(), glib::BoolError> {
     let format = info.format_info();
     for plane in 0..info.n_planes() {
-        let start = part_size(&format, plane, area.x, area.y);
+        let start = corner(&format, plane, area.x, area.y);
         let (row_bytes, rows) = part_size(&format, plane, area.width, area.height);
         let stride = |strides: &[i32]| strides[plane as usize] as usize;
         let (from, to) = (stride(frame.plane_stride()), stride(cut.plane_stride()));
-        let sources = frame.plane_data(plane)?.chunks(from).skip(start.1);
-        for (target, source) in cut.plane_data_mut(plane)?.chunks_mut(to).zip(sources).take(rows) {
-            target[..row_bytes].copy_from_slice(&source[start.0..][..row_bytes]);
+        let mut sources = frame.plane_data(plane)?.chunks(from.max(1)).skip(start.1);
+        for target in cut.plane_data_mut(plane)?.chunks_mut(to).take(rows) {
+            let source = sources.next().and_then(|row| row.get(start.0..start.0 + row_bytes));
+            let source = source.ok_or_else(|| glib::bool_error!("a part beyond the frame"))?;
+            target[..row_bytes].copy_from_slice(source);
         }
     }
     Ok(())
+}
+
+/// Bytes before the pixel at `x`, and rows before the one at `y`, in a plane: of the first one that shares its samples.
+fn corner(format: &VideoFormatInfo, plane: u32, x: u32, y: u32) -> (usize, usize) {
+    let components: Vec<usize> = (0..format.n_components() as usize)
+        .filter(|component| format.plane()[*component] == plane)
+        .collect();
+    let first = |at: u32, shifts: &[u32]| {
+        let shift = components.iter().map(|component| shifts[*component]).max().unwrap_or(0);
+        at >> shift << shift
+    };
+    let (x, y) = (first(x, format.w_sub()), first(y, format.h_sub()));
+    components.iter().fold((0, 0), |(bytes, rows), component| {
+        let before = (x >> format.w_sub()[*component]) as usize * format.pixel_stride()[*component] as usize;
+        (bytes.max(before), rows.max((y >> format.h_sub()[*component]) as usize))
+    })
 }
 
 /// A buffer of the part of a frame that begins at `corner`, as large as `info` says.
@@ -180,6 +209,57 @@ mod tests {
             }
         }
         assert!(formats >= 10, "{formats}");
+    }
+
+    /// As videocrop asks for: chroma of an odd place is that of the even one before it.
+    #[test]
+    fn parts_begin_anywhere() {
+        gst::init().unwrap();
+        for format in [
+            VideoFormat::I420,
+            VideoFormat::Nv12,
+            VideoFormat::Yuy2,
+            VideoFormat::Rgb,
+        ] {
+            let whole_info = VideoInfo::builder(format, 64, 48).build().unwrap();
+            let bytes: Vec<u8> = (0..whole_info.size()).map(|at| (at % 251) as u8).collect();
+            let buffer = gst::Buffer::from_slice(bytes.clone());
+            let frame = VideoFrameRef::from_buffer_ref_readable(&buffer, &whole_info).unwrap();
+            for (x, y, width, height) in [(1, 1, 63, 47), (0, 0, 64, 48), (3, 5, 33, 21), (63, 47, 1, 1)] {
+                let info = VideoInfo::builder(format, width, height).build().unwrap();
+                let part = part_of(&info, &frame, (x, y)).unwrap();
+                let part = VideoFrameRef::from_buffer_ref_readable(&part, &info).unwrap();
+                // The first component, Y or R, of the last row.
+                let pitch = info.format_info().pixel_stride()[0] as usize;
+                let column = if format == VideoFormat::Yuy2 { x & !1 } else { x } as usize;
+                let row = part
+                    .plane_data(0)
+                    .unwrap()
+                    .chunks(info.stride()[0] as usize)
+                    .nth(height as usize - 1)
+                    .unwrap();
+                let line = (y + height - 1) as usize * whole_info.stride()[0] as usize;
+                let found: Vec<u8> = (0..width as usize).map(|at| row[at * pitch]).collect();
+                let expected: Vec<u8> = (0..width as usize)
+                    .map(|at| bytes[line + (column + at) * pitch])
+                    .collect();
+                assert_eq!(found, expected, "{format} at {x}, {y}");
+                if format == VideoFormat::I420 {
+                    let last = part
+                        .plane_data(2)
+                        .unwrap()
+                        .chunks(info.stride()[2] as usize)
+                        .nth((height as usize - 1) / 2);
+                    let at =
+                        whole_info.offset()[2] + (y as usize / 2 + (height as usize - 1) / 2) * 32 + x as usize / 2;
+                    assert_eq!(last.unwrap()[0], bytes[at], "the last row of chroma at {x}, {y}");
+                }
+            }
+            let info = VideoInfo::builder(format, 63, 48).build().unwrap();
+            for (x, y) in [(2, 0), (0, 1), (u32::MAX, 0)] {
+                assert!(part_of(&info, &frame, (x, y)).is_err(), "{format} at {x}, {y}");
+            }
+        }
     }
 
     /// GstVideoConverter writes beyond its memory where it takes a part of a tile.

@@ -169,7 +169,7 @@ impl DvFaceRestore {
                 return Ok(());
             }
             let cut = cut::part_of(info, &self.mapped(&buffer, info)?, (rect.0, rect.1));
-            let mut part = cut.map_err(|_| self.unmappable())?;
+            let mut part = cut.map_err(|error| self.refused(&format!("cannot crop a frame: {error}")))?;
             let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
             let target = part.make_mut();
             let copied = buffer.copy_into(target, what, ..);
@@ -511,12 +511,9 @@ impl DvFaceRestore {
             );
         }
         // Of tiled formats it counts tiles.
-        let format = info.format_info();
-        let is_short = |(plane, stride): (usize, &i32)| {
-            let (row_bytes, rows) = plane_size(info, plane as u32);
-            (*stride as usize) < row_bytes && rows > 1
-        };
-        if !format.is_tiled() && frame.plane_stride().iter().enumerate().any(is_short) {
+        let is_tiled = info.format_info().is_tiled();
+        let is_short = |(plane, stride): (usize, &i32)| (*stride as usize) < plane_size(frame.info(), plane as u32).0;
+        if !is_tiled && frame.plane_stride().iter().enumerate().any(is_short) {
             return Err(self.refused(
                 "cannot take a frame whose rows lie in each other (a stride in its meta is less than a row)",
             ));

@@ -216,7 +216,7 @@ impl BaseTransformImpl for DvFaceRestore {
         if !on_cpu.is_empty() {
             let graphs: Vec<_> = on_cpu.iter().map(ToString::to_string).collect();
             let text = format!(
-                "provider={}: parts of the graphs run on the CPU, as ONNX Runtime has no kernel for them there: {}",
+                "provider={}: ONNX Runtime runs parts of these graphs on the CPU: {}",
                 provider.name(),
                 graphs.join(", ")
             );

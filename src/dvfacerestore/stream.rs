@@ -280,12 +280,11 @@ impl Stream {
             self.pace.run_together(windows);
             self.pace.lateness(first, moment.as_ref())
         };
-        let late = lateness(due.len());
-        if late.is_none() {
+        if lateness(due.len()).is_none() {
             return;
         }
         let most = (1..due.len()).rev().find(|windows| lateness(*windows).is_none());
-        self.late = self.late.max(late);
+        self.pace.crowded();
         for (run, _) in due.split_off(most.unwrap_or(1)) {
             self.leave_out(run);
         }
@@ -301,7 +300,6 @@ impl Stream {
         self.queue.leave_out(id);
         self.end_run(id);
         self.left_out.push(id);
-        self.pace.crowded();
     }
 
     /// Takes a frame that is sent as it is, behind those that are held.
@@ -330,10 +328,15 @@ impl Stream {
     /// Makes everything that is held ready, and lets the next frames go on unrestored. What the last windows have restored
     /// fades to what they have not.
     pub fn bypass(&mut self, cause: Cause, late: Duration) {
+        self.bypass_all(cause, late, self.runs.len() > 1);
+    }
+
+    /// The same; `is_crowd`: with fewer regions there might be time.
+    fn bypass_all(&mut self, cause: Cause, late: Duration, is_crowd: bool) {
         for at in 0..self.runs.len() {
             self.fade_held(at);
         }
-        if cause == Cause::Late && self.runs.len() > 1 {
+        if cause == Cause::Late && is_crowd {
             self.pace.crowded();
         }
         self.queue.release_all(Some(late));
@@ -344,6 +347,7 @@ impl Stream {
     /// Forgets everything (flush) but sticky events, which tell of the stream and not of a place in it: those it gives
     /// back.
     pub fn clear(&mut self) -> Vec<gst::Event> {
+        self.left_out.clear();
         let sticky = self.queue.clear();
         self.end_runs();
         self.forget_scene();
@@ -490,6 +494,7 @@ impl Stream {
 
         let fades_out = rules.may_bypass && self.next_would_be_late(id, plan, rules);
         let last = if fades_out { plan.held().end } else { plan.emit.end };
+        let is_crowd = self.runs.len() > 1;
         let run = &mut self.runs[at];
         let pictures = self.pictures.as_mut().expect("caps come before frames");
         let previous = run.previous.take();
@@ -513,10 +518,13 @@ impl Stream {
         }
         self.queue.counts.windows += 1;
         self.pace.ran(plan.emit.end - plan.emit.start, started.elapsed());
+        if is_crowd && self.left_out.is_empty() {
+            self.pace.kept_up(plan.emit.end - plan.emit.start);
+        }
         if fades_out {
             self.end_run(id);
             // The other regions stop, too; the largest ones that there is time for begin together again.
-            self.bypass(Cause::Late, Duration::ZERO);
+            self.bypass_all(Cause::Late, Duration::ZERO, is_crowd);
         } else if !plan.held().is_empty() {
             run.previous = Some(restored);
         }

@@ -53,12 +53,10 @@ impl Cropper {
         let (x, area_width) = place(centre.0, width * shrink, self.frame.0, self.step.0);
         let (y, area_height) = place(centre.1, height * shrink, self.frame.1, self.step.1);
         // The side that the frame is too small for is all of the frame's; the other one is smaller with it.
+        // Both are where frame and crop have one shape, but for rounding.
         let reach = |length: f64, own: f64| {
-            if own <= shrink {
-                length / 2.0
-            } else {
-                length * shrink / 2.0
-            }
+            let is_full = own <= shrink * (1.0 + 1e-9);
+            if is_full { length / 2.0 } else { length * shrink / 2.0 }
         };
         let reach = (reach(width, shrinks.0), reach(height, shrinks.1));
         // A face whose centre is farther out hardly shows; the box that has it may be larger than the frame, and does.

@@ -226,6 +226,9 @@ impl Tracker {
         for at in others {
             self.tracks[at].is_shown = true;
         }
+        for track in &mut self.tracks {
+            track.gives_way = false;
+        }
         let is_found = |track: &Track| track.unseen < self.interval;
         let waiting = waiting.iter().filter(|at| is_found(&self.tracks[**at])).count();
         let mut lost: Vec<&mut Track> = self
@@ -282,7 +285,6 @@ impl Track {
         self.unseen = 0;
         self.missing = 0;
         self.is_hidden = false;
-        self.gives_way = false;
         if let Some(landmarks) = &found.landmarks {
             // Bounded, so that one profile is forgotten soon.
             let turn = pose::turn(landmarks).min(4.0);

@@ -291,5 +291,9 @@ fn another_region_is_tried_after_a_pause_that_grows() {
     for _ in 0..10 {
         pace.ran(3, ms(10));
     }
+    assert_eq!(pause(&mut pace), 40, "that one alone goes well tells nothing of two");
+    for _ in 0..10 {
+        pace.kept_up(3);
+    }
     assert_eq!(pause(&mut pace), 5, "it went well for long");
 }

@@ -49,28 +49,29 @@ pub(super) fn load_or_rebuild<T, E: std::fmt::Display>(
     dir: &Path,
     mut load: impl FnMut() -> Result<T, E>,
 ) -> Result<(T, Option<String>), E> {
-    let error = match load() {
-        Ok(value) => return Ok((value, None)),
-        Err(error) => error,
-    };
-    let text = error.to_string();
-    let Some(engine) = unreadable(&text) else {
-        return Err(error);
-    };
-    let removed = if engine.starts_with(dir) && engine.is_file() {
-        remove(engine)
-    } else {
-        clear(dir)
-    };
-    match removed {
-        Ok(count) if count > 0 => {
-            let notice = format!(
-                "engine-cache {}: corrupt, or of another TensorRT or GPU ({text}): removed, and built again",
-                dir.display()
-            );
-            load().map(|value| (value, Some(notice)))
+    let mut notice = None;
+    loop {
+        let error = match load() {
+            Ok(value) => return Ok((value, notice)),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        let Some(engine) = unreadable(&text) else {
+            return Err(error);
+        };
+        let removed = if engine.starts_with(dir) && engine.is_file() {
+            remove(engine)
+        } else {
+            clear(dir)
+        };
+        // A graph may have several engines; each turn removes one at least.
+        if !removed.is_ok_and(|count| count > 0) {
+            return Err(error);
         }
-        _ => Err(error),
+        notice = Some(format!(
+            "engine-cache {}: corrupt, or of another TensorRT or GPU ({text}): removed, and built again",
+            dir.display()
+        ));
     }
 }
 
@@ -121,6 +122,20 @@ mod tests {
             left("b.engine") && left("b.timing") && left("mine.txt"),
             "what can be read took minutes to build"
         );
+    }
+
+    #[test]
+    fn all_engines_of_a_graph_that_cannot_be_read_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let engines = ["a.engine", "b.engine"].map(|name| dir.path().join(name));
+        for engine in &engines {
+            fs::write(engine, "noise").unwrap();
+        }
+        let result = load_or_rebuild(dir.path(), || match engines.iter().find(|engine| engine.exists()) {
+            Some(engine) => Err(told(engine)),
+            None => Ok(()),
+        });
+        assert!(result.unwrap().1.unwrap().contains("b.engine"));
     }
 
     /// Where its place is told in another way, all that TensorRT wrote goes, and nothing else.
