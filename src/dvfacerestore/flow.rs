@@ -170,17 +170,11 @@ impl DvFaceRestore {
             }
             let cut = cut::part_of(info, &self.mapped(&buffer, info)?, (rect.0, rect.1));
             let mut part = cut.map_err(|error| self.refused(&format!("cannot crop a frame: {error}")))?;
-            let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
             let target = part.make_mut();
-            let copied = buffer.copy_into(target, what, ..);
-            let plain = copied.and_then(|()| target.meta_mut::<VideoMeta>().map_or(Ok(()), gst::MetaRefMut::remove));
-            plain
-                .and_then(|()| {
-                    target
-                        .meta_mut::<VideoCropMeta>()
-                        .map_or(Ok(()), gst::MetaRefMut::remove)
-                })
-                .map_err(|_| self.unmappable())?;
+            take_metadata(target, &buffer).map_err(|_| self.unmappable())?;
+            if let Some(meta) = target.meta_mut::<VideoCropMeta>() {
+                meta.remove().map_err(|_| self.unmappable())?;
+            }
             output = Some(part);
             Ok(())
         })?;
@@ -222,12 +216,7 @@ impl DvFaceRestore {
     /// A buffer for a frame of `info` whose rows and planes lie as the caps say, with the metadata of `buffer`.
     fn tight_as(&self, info: &VideoInfo, buffer: &gst::BufferRef) -> Result<gst::Buffer, glib::BoolError> {
         let mut output = gst::Buffer::with_size(info.size())?;
-        let target = output.make_mut();
-        let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
-        buffer.copy_into(target, what, ..)?;
-        if let Some(meta) = target.meta_mut::<VideoMeta>() {
-            meta.remove()?;
-        }
+        take_metadata(output.make_mut(), buffer)?;
         Ok(output)
     }
 
@@ -530,6 +519,13 @@ impl DvFaceRestore {
         self.post_error_message(gst::error_msg!(gst::ResourceError::Failed, ("{reason}")));
         Failure::Flow(gst::FlowError::Error)
     }
+}
+
+/// Gives `target`, whose rows and planes lie as the caps say, the metadata of `buffer`.
+fn take_metadata(target: &mut gst::BufferRef, buffer: &gst::BufferRef) -> Result<(), glib::BoolError> {
+    let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+    buffer.copy_into(target, what, ..)?;
+    target.meta_mut::<VideoMeta>().map_or(Ok(()), gst::MetaRefMut::remove)
 }
 
 impl Engine {
