@@ -189,8 +189,6 @@ pub struct Pace {
     is_good: bool,
     /// Frames that waited for room since the last pause was over.
     waited: u64,
-    /// Windows that run one after the other before a frame may leave.
-    together: u32,
     /// What it took lately until a run was over that was told to end.
     ending: Duration,
 }
@@ -208,7 +206,6 @@ impl Pace {
             bypasses: false,
             is_good: false,
             waited: 0,
-            together: 1,
             ending: Duration::ZERO,
         }
     }
@@ -216,11 +213,6 @@ impl Pace {
     /// Takes the time of a window, where nothing was measured at first.
     pub fn set_measured(&mut self, first: Duration) {
         self.expected = Expected::new(first);
-    }
-
-    /// From now on as many windows run one after the other before a frame may leave.
-    pub fn run_together(&mut self, windows: usize) {
-        self.together = u32::try_from(windows).unwrap_or(u32::MAX).max(1);
     }
 
     /// How long a window is expected to take.
@@ -283,7 +275,7 @@ impl Pace {
             self.failed.wait();
             return false;
         }
-        if self.lateness_from(first, moment).is_some() {
+        if self.lateness_from(1, first, moment).is_some() {
             if self.waited.is_multiple_of(self.window) {
                 self.expected.forget_longest();
             }
@@ -324,39 +316,35 @@ impl Pace {
 
     /// How many of `regions`, one at least, can be restored at once: their windows, of which the next ones begin `stride` frames later,
     /// are in time together and take no longer than those frames. The windows' first frame has the running time `first`.
-    pub fn fitting(
-        &mut self,
-        regions: usize,
-        stride: usize,
-        first: Option<Duration>,
-        moment: Option<&Moment>,
-    ) -> usize {
+    pub fn fitting(&self, regions: usize, stride: usize, first: Option<Duration>, moment: Option<&Moment>) -> usize {
         let between = moment.map(|moment| moment.frame.saturating_mul(u32::try_from(stride).unwrap_or(u32::MAX)));
         let between = between.filter(|time| !time.is_zero());
-        let fits = |pace: &mut Self, count: usize| {
-            pace.run_together(count);
-            between.is_none_or(|time| pace.needed() <= time) && pace.lateness_from(first, moment).is_none()
+        let fits = |count: usize| {
+            between.is_none_or(|time| self.needed(count) <= time) && self.lateness_from(count, first, moment).is_none()
         };
-        (2..=regions).rev().find(|count| fits(self, *count)).unwrap_or(1)
+        (2..=regions).rev().find(|count| fits(*count)).unwrap_or(1)
     }
 
-    /// What the windows that run together must have to be started: an eighth more than is expected, for runs are not all equally
-    /// long. Of the margin in the latency that is about half.
-    fn needed(&self) -> Duration {
-        let expected = self.expected().saturating_mul(self.together);
+    /// What `windows` that run one after the other must have to be started: an eighth more than is expected, for runs
+    /// are not all equally long. Of the margin in the latency that is about half.
+    fn needed(&self, windows: usize) -> Duration {
+        let expected = self
+            .expected()
+            .saturating_mul(u32::try_from(windows).unwrap_or(u32::MAX));
         expected.saturating_add(expected / 8)
     }
 
-    /// How much too late a window would be that starts now, and whose first frame has the running time `first`.
-    pub fn lateness(&self, first: Option<Duration>, moment: Option<&Moment>) -> Option<Duration> {
+    /// How much too late the frame of running time `first` would leave after as many windows as that, the first of which starts
+    /// now.
+    pub fn lateness(&self, windows: usize, first: Option<Duration>, moment: Option<&Moment>) -> Option<Duration> {
         let (first, moment) = first.zip(moment)?;
-        moment.lateness(first, moment.now, self.needed())
+        moment.lateness(first, moment.now, self.needed(windows))
     }
 
-    /// The same for a window whose first frame has the running time `first`, and that starts when its last one is there.
-    pub fn lateness_from(&self, first: Option<Duration>, moment: Option<&Moment>) -> Option<Duration> {
+    /// The same for windows that begin with the frame of running time `first`, and start when their last one is there.
+    pub fn lateness_from(&self, windows: usize, first: Option<Duration>, moment: Option<&Moment>) -> Option<Duration> {
         let (first, moment) = first.zip(moment)?;
-        moment.lateness(first, moment.arrival(first, self.window), self.needed())
+        moment.lateness(first, moment.arrival(first, self.window), self.needed(windows))
     }
 }
 

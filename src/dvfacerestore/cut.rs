@@ -56,34 +56,43 @@ impl Cutter {
     /// # Errors
     /// Fails where GstVideoConverter does not convert between the two, or memory lacks.
     pub fn read(&mut self, frame: &ReadFrame<'_>, area: Area, pixels: &mut [u8]) -> Result<(), glib::BoolError> {
-        let (info, rgb_info) = (&self.info, &self.rgb_info);
-        let way = if self.can_copy {
-            let make = || Way::new(info, area, rgb_info);
-            let way = self.ways.get((area.width, area.height), make)?;
-            copy(info, frame, area, &mut way.cut)?;
-            way
+        let rows;
+        let (source, area) = if self.can_copy {
+            (frame, area)
         } else {
-            let is_high_enough = |rows: &OwnFrame| rows.height() >= area.height;
-            let rows = match self.rows.take().filter(is_high_enough) {
-                Some(rows) => rows,
-                None => new_frame(&wide_info(info, (info.width(), area.height))?)?,
-            };
-            let rows = self.rows.insert(rows);
-            let wide = rows.info().clone();
-            let mut config = plain_config();
-            config.set_src_y(area.y as i32);
-            config.set_src_height(Some(area.height as i32));
-            config.set_dest_height(Some(area.height as i32));
-            config.set_fill_border(false);
-            Converter::new(info, &wide, config, area.height)?.convert(frame, &mut rows.as_mut_video_frame_ref());
-            let make = || Way::new(&wide, area, rgb_info);
-            let way = self.ways.get((area.width, area.height), make)?;
-            copy(&wide, &rows.as_video_frame_ref(), Area { y: 0, ..area }, &mut way.cut)?;
-            way
+            rows = wide_rows(&mut self.rows, &self.info, frame, area)?.as_video_frame_ref();
+            (&rows, Area { y: 0, ..area })
         };
+        let make = || Way::new(source.info(), area, &self.rgb_info);
+        let way = self.ways.get((area.width, area.height), make)?;
+        copy(source, area, &mut way.cut)?;
         way.crop.read(&way.cut.as_video_frame_ref(), &mut self.rgb, pixels);
         Ok(())
     }
+}
+
+/// The rows of `area`, all columns of them, in the wide format of a frame of `info`, from row 0 on.
+///
+/// # Errors
+/// Fails where GstVideoConverter does not convert between the two, or memory lacks.
+fn wide_rows<'a>(
+    rows: &'a mut Option<OwnFrame>,
+    info: &VideoInfo,
+    frame: &ReadFrame<'_>,
+    area: Area,
+) -> Result<&'a OwnFrame, glib::BoolError> {
+    let rows = match rows.take().filter(|rows| rows.height() >= area.height) {
+        Some(high_enough) => rows.insert(high_enough),
+        None => rows.insert(new_frame(&wide_info(info, (info.width(), area.height))?)?),
+    };
+    let mut config = plain_config();
+    config.set_src_y(area.y as i32);
+    config.set_src_height(Some(area.height as i32));
+    config.set_dest_height(Some(area.height as i32));
+    config.set_fill_border(false);
+    let converter = Converter::new(info, rows.info(), config, area.height)?;
+    converter.convert(frame, &mut rows.as_mut_video_frame_ref());
+    Ok(rows)
 }
 
 impl Way {
@@ -100,14 +109,14 @@ impl Way {
     }
 }
 
-/// Copies the part `area` of a frame of `info` to a frame of its size. Where it begins within what shares a chroma sample, chroma is
+/// Copies the part `area` of a frame to a frame of its size. Where it begins within what shares a chroma sample, chroma is
 /// that of the whole.
 ///
 /// # Errors
 /// Fails where the part is not in the frame.
-fn copy(info: &VideoInfo, frame: &ReadFrame<'_>, area: Area, cut: &mut OwnFrame) -> Result<(), glib::BoolError> {
-    let format = info.format_info();
-    for plane in 0..info.n_planes() {
+fn copy(frame: &ReadFrame<'_>, area: Area, cut: &mut OwnFrame) -> Result<(), glib::BoolError> {
+    let format = frame.format_info();
+    for plane in 0..frame.n_planes() {
         let start = corner(&format, plane, area.x, area.y);
         let (row_bytes, rows) = part_size(&format, plane, area.width, area.height);
         let stride = |strides: &[i32]| strides[plane as usize] as usize;
@@ -160,7 +169,7 @@ pub(super) fn part_of(
         return Err(glib::bool_error!("samples that share words"));
     }
     let mut part = new_frame(info)?;
-    copy(info, frame, area, &mut part)?;
+    copy(frame, area, &mut part)?;
     Ok(part.into_buffer())
 }
 

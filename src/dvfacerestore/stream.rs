@@ -199,7 +199,6 @@ impl Stream {
         let mut fades_in = false;
         if self.pace.bypasses() && !regions.is_empty() {
             // Those that there is time for: whether there is time for one is the question.
-            self.pace.run_together(1);
             if !rules.may_bypass {
                 self.pace.resume();
             } else if !self.pace.try_restoring(frame.running_time, (rules.moment)().as_ref()) {
@@ -276,10 +275,7 @@ impl Stream {
             return;
         }
         let (first, moment) = (self.queue.first_running_time(), (rules.moment)());
-        let mut lateness = |windows: usize| {
-            self.pace.run_together(windows);
-            self.pace.lateness(first, moment.as_ref())
-        };
+        let lateness = |windows: usize| self.pace.lateness(windows, first, moment.as_ref());
         if lateness(due.len()).is_none() {
             return;
         }
@@ -459,8 +455,7 @@ impl Stream {
     ) -> Result<(), RestoreError> {
         let moment = (rules.moment)();
         let first = self.queue.first_running_time();
-        self.pace.run_together(together);
-        let late = self.pace.lateness(first, moment.as_ref());
+        let late = self.pace.lateness(together, first, moment.as_ref());
         self.late = self.late.max(late);
         if let Some(late) = late.filter(|_| rules.may_bypass) {
             self.bypass(Cause::Late, late);
@@ -546,7 +541,6 @@ impl Stream {
             let last = self.queue.running_time(run, at.checked_sub(1)?)?;
             Some(last.saturating_add(moment.frame))
         });
-        self.pace.run_together(1);
-        self.pace.lateness_from(next, Some(&moment)).is_some()
+        self.pace.lateness_from(1, next, Some(&moment)).is_some()
     }
 }

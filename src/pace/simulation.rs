@@ -65,7 +65,7 @@ fn play(frames: usize, measured: Duration, takes: impl Fn(usize) -> Duration) ->
         if waiting < WINDOW {
             continue;
         }
-        if pace.lateness(Some(time(first)), Some(&at(now))).is_some() {
+        if pace.lateness(1, Some(time(first)), Some(&at(now))).is_some() {
             // What the last window holds fades.
             restored += if follows { OVERLAP } else { 0 };
             leave(now, first, waiting);
@@ -86,7 +86,7 @@ fn play(frames: usize, measured: Duration, takes: impl Fn(usize) -> Duration) ->
         now += took;
         pace.ran(STRIDE as u64, took);
         let next = time(first + STRIDE);
-        if pace.lateness_from(Some(next), Some(&at(now))).is_some() {
+        if pace.lateness_from(1, Some(next), Some(&at(now))).is_some() {
             restored += WINDOW;
             leave(now, first, WINDOW);
             pace.bypass(Cause::Late);

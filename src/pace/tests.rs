@@ -157,7 +157,7 @@ fn what_made_runs_long_is_forgotten_while_nothing_runs() {
     for _ in 0..3 {
         pace.ran(4, ms(500));
     }
-    assert!(pace.lateness(Some(ms(0)), Some(&moment(170))).is_some());
+    assert!(pace.lateness(1, Some(ms(0)), Some(&moment(170))).is_some());
     pace.bypass(Cause::Late);
     let tries = (0..1000u64)
         .find(|index| pace.try_restoring(Some(ms(index * 40)), Some(&moment(index * 40 + 10))))
@@ -204,7 +204,7 @@ proptest! {
         };
         let left_at = ms(first + late + eighths * 9);
         let deadline = ms(first + latency) + ms(frame) / 4;
-        prop_assert_eq!(pace.lateness(Some(ms(first)), Some(&moment)).is_none(), left_at <= deadline);
+        prop_assert_eq!(pace.lateness(1, Some(ms(first)), Some(&moment)).is_none(), left_at <= deadline);
     }
 
     /// Whatever happens: no panic, a pause is bounded, and in the end frames are restored again if there is room.
@@ -253,7 +253,7 @@ proptest! {
 fn as_many_regions_as_there_is_time_for() {
     // A window of 5 frames every 3: 120 ms between two, 120 ms for each in the latency.
     let fitting = |takes: u64, regions: usize| {
-        let mut pace = Pace::new(5, ms(takes));
+        let pace = Pace::new(5, ms(takes));
         pace.fitting(regions, 3, Some(ms(0)), Some(&moment(0)))
     };
     assert_eq!(
@@ -263,7 +263,7 @@ fn as_many_regions_as_there_is_time_for() {
     assert_eq!(fitting(60, 2), 1, "an eighth more is needed");
     assert_eq!(fitting(500, 4), 1, "whether there is time for one is for others to say");
     // Latency alone is not enough: two windows of 100 ms every 120 are too many, however late they may be.
-    let mut pace = Pace::new(5, ms(100));
+    let pace = Pace::new(5, ms(100));
     let patient = Moment {
         latency: ms(5000),
         ..moment(0)
