@@ -89,6 +89,25 @@ fn no_cut_is_looked_for_by_default_and_it_changes_while_playing() {
     assert!(out.iter().all(|buffer| bytes(buffer)[0] % 128 == 1), "all are restored");
 }
 
+/// Stripes of many colours fade in from black, stay, and fade out.
+#[test]
+fn a_fade_is_no_cut() {
+    let rig = Rig::new("brighter");
+    rig.element.set_property("scene-cut", THRESHOLD);
+    let info = info(VideoFormat::Rgb, 64, 64);
+    rig.start(&info.to_caps().unwrap());
+    let light = |index: u64| index.min(50 - index).min(12);
+    for index in 0..=50 {
+        let value = |at: u64| ((at % 64) * 4 * light(index) / 12) as u8;
+        let mut buffer = gst::Buffer::from_slice((0..64 * 64 * 3).map(value).collect::<Vec<u8>>());
+        stamp(buffer.get_mut().unwrap(), index);
+        rig.push(buffer).unwrap();
+    }
+    rig.eos();
+    assert_eq!(rig.stat("scene-cuts"), 0);
+    assert_eq!(rig.stat("frames-restored"), 51);
+}
+
 /// The first frame after a flush follows no other, whatever was before.
 #[test]
 fn a_flush_is_no_cut() {
