@@ -73,8 +73,9 @@ impl Signature {
             return as_they_are;
         }
         let (dim, full) = (dark.light, bright.light.max(1));
-        let dimmed = |value: u8| (u64::from(value) * dim / full) as u8;
-        let dimmed = bins(bright.points.iter().map(|point| point.map(dimmed)));
+        let dimmed: [u8; 256] = std::array::from_fn(|value| (value as u64 * dim / full) as u8);
+        let points = bright.points.iter();
+        let dimmed = bins(points.map(|point| point.map(|value| dimmed[usize::from(value)])));
         as_they_are.min(between(&dark.bins, &dimmed))
     }
 }

@@ -5,20 +5,15 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::base_transform::{InputBuffer, PrepareOutputBufferSuccess};
 use gst_base::subclass::prelude::*;
-use gst_video::prelude::*;
-use gst_video::{VideoCropMeta, VideoFrameRef, VideoInfo, VideoMeta};
 
-use super::cut;
 use super::imp::{CAT, DvFaceRestore, Engine};
 use super::model;
-use super::paste::plane_size;
-use super::picture::{Picture, ReadFrame};
+use super::picture::Picture;
 use super::regions::Region;
 use super::settings::Overload;
 use super::stream::{Frame, Item};
@@ -32,6 +27,7 @@ impl DvFaceRestore {
         if self.failed.swap(false, Ordering::SeqCst) {
             return Err(gst::FlowError::Error);
         }
+        let flushes = self.flushes();
         self.sync_controlled(&buffer);
         self.statistics.lock().frames_in += 1;
         self.follow_disabled(&buffer)?;
@@ -42,6 +38,9 @@ impl DvFaceRestore {
             return self.send(Item::Buffer(buffer));
         }
         let buffer = self.cropped(buffer)?;
+        if let Some(reason) = self.unreadable(&buffer)? {
+            return self.take_unreadable(buffer, &reason);
+        }
         if self.is_reverse() {
             self.tell_reverse();
             return self.take_unrestored(&buffer);
@@ -49,18 +48,24 @@ impl DvFaceRestore {
         // Not the base class's `is_discont`, which stays set until it has pushed a buffer itself.
         if buffer.flags().contains(gst::BufferFlags::DISCONT) {
             self.drain_before(Some(&buffer))?;
+            self.forget_scene();
         }
         if self.begins_scene(&buffer)? {
             gst::debug!(CAT, imp = self, "scene cut before {buffer:?}");
             self.drain_before(Some(&buffer))?;
         }
-        let Some(regions) = self.find_regions(&buffer)? else {
+        let regions = self.find_regions(&buffer)?;
+        if self.flushes() != flushes {
+            // From within a push of what came before: this frame is from before, too.
+            return Ok(());
+        }
+        let Some(regions) = regions else {
             // What was held has gone, too.
             let buffer = self.handed_on(buffer)?;
             self.statistics.lock().counts.bypassed += 1;
             return self.send(Item::Bypassed(buffer, Duration::ZERO));
         };
-        if regions.is_empty() && !self.holds_frames() {
+        if regions.is_empty() && self.is_idle() {
             // Nothing to restore, and nothing to wait for: the very buffer, where downstream can read it.
             self.statistics.lock().counts.empty += 1;
             let buffer = self.handed_on(buffer)?;
@@ -93,6 +98,23 @@ impl DvFaceRestore {
             engine.stream.push_unrestored(output);
             Ok(())
         })
+    }
+
+    /// Sends on what is held. Then the frame goes on as it came, behind it, with `overload=bypass`: a camera's one broken frame should
+    /// not end a broadcast. Otherwise it is an error.
+    fn take_unreadable(&self, buffer: gst::Buffer, reason: &str) -> Result<(), gst::FlowError> {
+        let flushes = self.flushes();
+        self.drain_before(None)?;
+        if self.flushes() != flushes {
+            return Ok(());
+        }
+        if self.settings.lock().overload == Overload::Block {
+            self.post_error_message(gst::error_msg!(gst::ResourceError::Failed, ("{reason}")));
+            return Err(gst::FlowError::Error);
+        }
+        self.tell_unreadable(reason);
+        self.statistics.lock().counts.bypassed += 1;
+        self.send(Item::Bypassed(buffer, Duration::ZERO))
     }
 
     /// What is to be restored of a frame; `None` where the detector fails and it is to go on as it came, as those that were held
@@ -133,9 +155,9 @@ impl DvFaceRestore {
         Ok(Some(regions))
     }
 
-    fn holds_frames(&self) -> bool {
+    fn is_idle(&self) -> bool {
         let engine = self.engine.lock();
-        engine.as_ref().is_some_and(|engine| engine.stream.holds_frames())
+        engine.as_ref().is_some_and(|engine| engine.stream.is_idle())
     }
 
     /// Whether a frame begins another scene, as `scene-cut` defines it.
@@ -152,83 +174,6 @@ impl DvFaceRestore {
             Ok(())
         })?;
         Ok(begins)
-    }
-
-    /// The part of a frame that upstream wants to be seen (`GstVideoCropMeta`) by itself. While frames passed through, upstream was told
-    /// what downstream knows, and this frame may have been made before upstream heard that they no longer do. The caps are of the part
-    /// then; a crop of another size is something else, and stays as it is.
-    fn cropped(&self, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
-        let Some(rect) = buffer.meta::<VideoCropMeta>().map(|meta| meta.rect()) else {
-            return Ok(buffer);
-        };
-        let mut output = None;
-        self.with_engine(|engine, _| {
-            let info = engine.picture()?.info();
-            if (rect.2, rect.3) != (info.width(), info.height()) {
-                output = Some(buffer);
-                return Ok(());
-            }
-            let cut = cut::part_of(info, &self.mapped(&buffer, info)?, (rect.0, rect.1));
-            let mut part = cut.map_err(|error| self.refused(&format!("cannot crop a frame: {error}")))?;
-            let target = part.make_mut();
-            take_metadata(target, &buffer).map_err(|_| self.unmappable())?;
-            if let Some(meta) = target.meta_mut::<VideoCropMeta>() {
-                meta.remove().map_err(|_| self.unmappable())?;
-            }
-            output = Some(part);
-            Ok(())
-        })?;
-        output.ok_or(gst::FlowError::Error)
-    }
-
-    /// The very buffer, or a copy of it where downstream could not read it.
-    fn handed_on(&self, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
-        if !self.may_lie_elsewhere(&buffer) {
-            return Ok(buffer);
-        }
-        let mut output = None;
-        self.with_engine(|engine, _| {
-            output = Some(self.readable(engine, buffer)?);
-            Ok(())
-        })?;
-        output.ok_or(gst::FlowError::Error)
-    }
-
-    /// Upstream may have been told of `GstVideoMeta` by the base class, which copies frames, and downstream not know it: the
-    /// rows and planes of a frame that is not copied must lie as the caps say then.
-    fn may_lie_elsewhere(&self, buffer: &gst::BufferRef) -> bool {
-        !self.knows_video_meta.load(Ordering::SeqCst) && buffer.meta::<VideoMeta>().is_some()
-    }
-
-    /// As [`handed_on`](Self::handed_on), for those who have the engine.
-    fn readable(&self, engine: &Engine, buffer: gst::Buffer) -> Result<gst::Buffer, Failure> {
-        let info = engine.picture()?.info();
-        let is_plain = |meta: gst::MetaRef<VideoMeta>| {
-            meta.stride() == info.stride() && meta.offset() == info.offset() && buffer.size() >= info.size()
-        };
-        if !self.may_lie_elsewhere(&buffer) || buffer.meta().is_some_and(is_plain) {
-            return Ok(buffer);
-        }
-        let output = self.tight_as(info, &buffer).map_err(|_| self.unmappable())?;
-        self.copied(engine, &buffer, output)
-    }
-
-    /// A buffer for a frame of `info` whose rows and planes lie as the caps say, with the metadata of `buffer`.
-    fn tight_as(&self, info: &VideoInfo, buffer: &gst::BufferRef) -> Result<gst::Buffer, glib::BoolError> {
-        let mut output = gst::Buffer::with_size(info.size())?;
-        take_metadata(output.make_mut(), buffer)?;
-        Ok(output)
-    }
-
-    /// The pixels of `buffer` in `output`. Downstream may not read the memory that upstream uses.
-    fn copied(&self, engine: &Engine, buffer: &gst::Buffer, mut output: gst::Buffer) -> Result<gst::Buffer, Failure> {
-        let picture = engine.picture()?;
-        let info = picture.info();
-        let input = self.mapped(buffer, info)?;
-        VideoFrameRef::from_buffer_ref_writable(output.make_mut(), info)
-            .and_then(|mut frame| picture.copy(&input, &mut frame))
-            .map_err(|_| self.unmappable())?;
-        Ok(output)
     }
 
     /// Takes a serialized event that keeps its place among the frames.
@@ -251,6 +196,14 @@ impl DvFaceRestore {
     pub(super) fn drain(&self) {
         if self.drain_before(None) == Err(gst::FlowError::Error) {
             self.failed.store(true, Ordering::SeqCst);
+        }
+        self.forget_scene();
+    }
+
+    /// What comes next begins a scene of its own, which is no cut that anybody looked for.
+    fn forget_scene(&self) {
+        if let Some(engine) = self.engine.lock().as_mut() {
+            engine.stream.forget_scene();
         }
     }
 
@@ -293,7 +246,10 @@ impl DvFaceRestore {
 
     /// Gives `work` the engine and whether frames may go on unrestored (`overload=bypass`), then sends on what is ready. Where restoring fails, every frame that is held goes on as it
     /// came; with `overload=block` before the error does.
-    fn with_engine(&self, work: impl FnOnce(&mut Engine, bool) -> Result<(), Failure>) -> Result<(), gst::FlowError> {
+    pub(super) fn with_engine(
+        &self,
+        work: impl FnOnce(&mut Engine, bool) -> Result<(), Failure>,
+    ) -> Result<(), gst::FlowError> {
         let Some(mut engine) = self.engine.lock().take() else {
             return Err(gst::FlowError::Flushing);
         };
@@ -372,7 +328,11 @@ impl DvFaceRestore {
     fn send_ready(&self, engine: &mut Engine) -> Result<(), gst::FlowError> {
         let mut result = Ok(());
         let mut pushed = None;
+        let flushes = self.flushes();
         while let Some(item) = engine.stream.pop_ready() {
+            if self.flushes() != flushes {
+                break;
+            }
             match item {
                 // Downstream takes no more frames; what waits for a window stays, as with any element.
                 Item::Buffer(buffer) | Item::Bypassed(buffer, _) if result.is_err() => drop(buffer),
@@ -385,7 +345,17 @@ impl DvFaceRestore {
                 Item::Event(_) => self.send(item)?,
             }
         }
+        if self.flushes() != flushes {
+            // Somebody flushed in this very thread, from within a push, which is over; what was held is from before.
+            self.forget(engine);
+            return Ok(());
+        }
         result
+    }
+
+    /// Flushes so far.
+    fn flushes(&self) -> u32 {
+        self.flushes.load(Ordering::SeqCst)
     }
 
     fn send(&self, item: Item) -> Result<(), gst::FlowError> {
@@ -396,9 +366,10 @@ impl DvFaceRestore {
             }
             Item::Buffer(buffer) => {
                 gst::log!(CAT, imp = self, "pushing {buffer:?}");
-                self.statistics.lock().frames_out += 1;
                 self.note_position(&buffer);
-                self.obj().src_pad().push(buffer).map(|_| ())
+                self.obj().src_pad().push(buffer)?;
+                self.statistics.lock().frames_out += 1;
+                Ok(())
             }
             Item::Event(event) => {
                 gst::log!(CAT, imp = self, "sending {event:?}");
@@ -490,47 +461,11 @@ impl DvFaceRestore {
             PrepareOutputBufferSuccess::InputBuffer => buffer.copy_deep().map_err(|_| gst::FlowError::Error),
         }
     }
-
-    /// A frame to read. Its rows must lie from the top down: the bindings, and GStreamer's scaler, take strides for positive.
-    fn mapped<'a>(&self, buffer: &'a gst::BufferRef, info: &VideoInfo) -> Result<ReadFrame<'a>, Failure> {
-        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|_| self.unmappable())?;
-        if frame.plane_stride().iter().any(|stride| *stride < 0) {
-            return Err(
-                self.refused("cannot take a frame whose rows lie from the bottom up (a negative stride in its meta)")
-            );
-        }
-        // Of tiled formats it counts tiles.
-        let is_tiled = info.format_info().is_tiled();
-        let is_short = |(plane, stride): (usize, &i32)| (*stride as usize) < plane_size(frame.info(), plane as u32).0;
-        if !is_tiled && frame.plane_stride().iter().enumerate().any(is_short) {
-            return Err(self.refused(
-                "cannot take a frame whose rows lie in each other (a stride in its meta is less than a row)",
-            ));
-        }
-        Ok(frame)
-    }
-
-    fn unmappable(&self) -> Failure {
-        self.refused("cannot map a frame: its memory is not the caps'")
-    }
-
-    /// Tells why a frame cannot be taken.
-    fn refused(&self, reason: &str) -> Failure {
-        self.post_error_message(gst::error_msg!(gst::ResourceError::Failed, ("{reason}")));
-        Failure::Flow(gst::FlowError::Error)
-    }
-}
-
-/// Gives `target`, whose rows and planes lie as the caps say, the metadata of `buffer`.
-fn take_metadata(target: &mut gst::BufferRef, buffer: &gst::BufferRef) -> Result<(), glib::BoolError> {
-    let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
-    buffer.copy_into(target, what, ..)?;
-    target.meta_mut::<VideoMeta>().map_or(Ok(()), gst::MetaRefMut::remove)
 }
 
 impl Engine {
     /// What the caps have set up.
-    fn picture(&self) -> Result<&Picture, Failure> {
+    pub(super) fn picture(&self) -> Result<&Picture, Failure> {
         self.stream
             .picture()
             .ok_or(Failure::Flow(gst::FlowError::NotNegotiated))
@@ -538,7 +473,7 @@ impl Engine {
 }
 
 /// What can go wrong on the way.
-enum Failure {
+pub(super) enum Failure {
     Restore(RestoreError),
     Detect(DetectorError),
     Flow(gst::FlowError),

@@ -29,7 +29,7 @@
 //! at once, each with a QoS message. The frames before and after fade.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ pub struct DvFaceRestore {
     pub(super) position: Mutex<Option<gst::ClockTime>>,
     /// Restoring failed before an event: the next frame's flow return tells.
     pub(super) failed: AtomicBool,
+    /// Flushes so far: one from within a push finds the engine away.
+    pub(super) flushes: AtomicU32,
     /// Downstream reads frames whose rows and planes lie as a `GstVideoMeta` says.
     pub(super) knows_video_meta: AtomicBool,
     /// Apart from the rest, so that a flush or a state change can end a run.
@@ -340,6 +342,7 @@ impl BaseTransformImpl for DvFaceRestore {
                 self.parent_sink_event(event)
             }
             EventView::FlushStop(_) => {
+                self.flushes.fetch_add(1, Ordering::SeqCst);
                 if let Some(engine) = self.engine.lock().as_mut() {
                     self.forget(engine);
                 }

@@ -16,8 +16,10 @@ pub struct Latency {
     processing: gst::ClockTime,
     /// From the caps; `None` for a variable or unknown rate.
     frame_duration: Option<gst::ClockTime>,
-    /// Longest distance of two frames, where the caps do not say.
-    longest_step: Option<gst::ClockTime>,
+    /// The same by the frames' times, where the caps do not say.
+    learnt: Option<gst::ClockTime>,
+    /// A whole window has told it.
+    is_learnt: bool,
     /// Running times of the last frames, at most a window's; all of them without a gap or a step back.
     times: VecDeque<gst::ClockTime>,
     /// Frames in a row at which a window took longer to come in than the answer says, and the least of these times.
@@ -55,15 +57,20 @@ impl Latency {
         self.window_frames
     }
 
-    /// Takes the frame rate of new caps.
+    /// Takes the frame rate of new caps. With the same as before, what was learnt of it holds: a WebRTC sender changes the size of its
+    /// pictures as it likes.
     pub fn set_rate(&mut self, fps: gst::Fraction) {
-        self.frame_duration = u64::try_from(fps.numer())
+        let frame_duration = u64::try_from(fps.numer())
             .ok()
             .zip(u64::try_from(fps.denom()).ok())
             .filter(|(numer, _)| *numer > 0)
             .and_then(|(numer, denom)| gst::ClockTime::SECOND.mul_div_round(denom, numer));
-        self.longest_step = None;
-        self.slow_window = None;
+        if frame_duration != self.frame_duration {
+            self.frame_duration = frame_duration;
+            self.learnt = None;
+            self.is_learnt = false;
+            self.slow_window = None;
+        }
         self.cut();
     }
 
@@ -74,16 +81,41 @@ impl Latency {
         if time.is_none() || step.is_some_and(|step| step.is_none_or(|step| step > LONGEST_STEP)) {
             self.cut();
         }
-        let step = step.flatten().max(duration).filter(|step| *step <= LONGEST_STEP);
-        if self.frame_duration.is_none() {
-            self.longest_step = self.longest_step.max(step);
-        }
         if let Some(time) = time {
             if self.times.len() as u64 == self.window_frames {
                 self.times.pop_front();
             }
             self.times.push_back(time);
-            self.observe_window();
+        }
+        self.learn(duration);
+        self.observe_window();
+    }
+
+    /// Takes the rate from the frames of the first whole window, and until then from those that there are, where the caps do not say.
+    /// The longest step counts as the second longest: a source that stops for a moment is no slower. From then on only
+    /// [`observe_window`](Self::observe_window) changes it.
+    fn learn(&mut self, duration: Option<gst::ClockTime>) {
+        if self.frame_duration.is_some() || self.is_learnt {
+            return;
+        }
+        let mut steps: Vec<u64> = self
+            .times
+            .iter()
+            .zip(self.times.iter().skip(1))
+            .map(|(before, after)| after.saturating_sub(*before).nseconds())
+            .collect();
+        steps.sort_unstable();
+        let [.., second, longest] = steps[..] else {
+            self.learnt = self.learnt.or(duration.filter(|duration| *duration <= LONGEST_STEP));
+            return;
+        };
+        let usual = (steps.iter().sum::<u64>() - longest + second) / steps.len() as u64;
+        self.is_learnt = self.times.len() as u64 == self.window_frames;
+        // Every change makes the pipeline wait anew. Of a window's look-ahead the smaller share is a quarter of a frame.
+        let share = if self.is_learnt { 64 } else { 4 };
+        let is_about = |learnt: gst::ClockTime| learnt.nseconds().abs_diff(usual) <= learnt.nseconds() / share;
+        if !self.learnt.is_some_and(is_about) {
+            self.learnt = Some(gst::ClockTime::from_nseconds(usual));
         }
     }
 
@@ -135,11 +167,9 @@ impl Latency {
         self.slow = None;
     }
 
-    /// Duration of a frame as the caps have it, or the longest step; zero where nothing tells it.
+    /// Duration of a frame as the caps have it, or as its frames have told; zero where nothing tells it.
     pub fn frame(&self) -> gst::ClockTime {
-        self.frame_duration
-            .or(self.longest_step)
-            .unwrap_or(gst::ClockTime::ZERO)
+        self.frame_duration.or(self.learnt).unwrap_or(gst::ClockTime::ZERO)
     }
 
     /// Time between two frames now: no less than [`frame`](Self::frame).
@@ -187,18 +217,63 @@ mod tests {
         assert_eq!(latency.total(), gst::ClockTime::ZERO);
     }
 
-    #[test]
-    fn unknown_rate_is_observed() {
+    /// A window of 5 frames of unknown rate, and frames at `times` (milliseconds).
+    fn unknown(times: impl IntoIterator<Item = u64>) -> Latency {
         let mut latency = Latency::new(5, gst::ClockTime::ZERO, false);
         latency.set_rate(gst::Fraction::new(0, 1));
-        assert_eq!(latency.total(), gst::ClockTime::ZERO);
-        latency.observe(Some(milliseconds(0)), None);
-        latency.observe(Some(milliseconds(50)), None);
-        latency.observe(Some(milliseconds(90)), None);
-        assert_eq!(latency.total(), milliseconds(200));
+        for time in times {
+            latency.observe(Some(milliseconds(time)), None);
+        }
+        latency
+    }
+
+    #[test]
+    fn unknown_rate_is_observed() {
+        assert_eq!(unknown([]).total(), gst::ClockTime::ZERO);
+        assert_eq!(unknown([0, 50]).total(), gst::ClockTime::ZERO, "it may be a hole");
+        assert_eq!(unknown([0, 40, 80]).total(), milliseconds(160));
+        assert_eq!(unknown([0, 45, 80, 125]).total(), milliseconds(4 * 35), "about right");
+        assert_eq!(
+            unknown([0, 45, 80, 125, 160]).total(),
+            milliseconds(160),
+            "a whole window"
+        );
+        assert_eq!(unknown([0, 0, 80, 80, 160]).total(), milliseconds(160), "two at once");
+        let mut latency = unknown([0, 40, 80]);
         latency.observe(Some(milliseconds(60_000)), None);
         latency.observe(Some(milliseconds(10)), None);
-        assert_eq!(latency.total(), milliseconds(200), "gaps and steps back are no rate");
+        assert_eq!(latency.total(), milliseconds(160), "gaps and steps back are no rate");
+        // The first frame's own duration is better than nothing.
+        let mut latency = unknown([]);
+        latency.observe(Some(milliseconds(0)), Some(milliseconds(1000)));
+        assert_eq!(latency.total(), milliseconds(4000));
+        latency.observe(Some(milliseconds(40)), Some(milliseconds(1000)));
+        latency.observe(Some(milliseconds(80)), Some(milliseconds(1000)));
+        assert_eq!(latency.total(), milliseconds(160));
+    }
+
+    #[test]
+    fn a_hole_in_a_stream_of_unknown_rate_is_no_rate() {
+        for hole in [40, 600, 800] {
+            for at in 0..40 {
+                let times = (0..80).map(|index| index * 40 + if index > at { hole } else { 0 });
+                assert_eq!(unknown(times).total(), milliseconds(160), "{hole} after {at}");
+            }
+        }
+        let mut latency = unknown((0..20).map(|index| index * 40));
+        latency.observe(Some(milliseconds(800)), Some(milliseconds(1000)));
+        assert_eq!(latency.total(), milliseconds(160), "nor is the duration of one frame");
+        // It becomes slower for good, and that is kept with other caps, but not with another rate.
+        for index in 0..20 {
+            latency.observe(Some(milliseconds(840 + index * 80)), None);
+        }
+        assert_eq!(latency.total(), milliseconds(320));
+        latency.set_rate(gst::Fraction::new(0, 1));
+        assert_eq!(latency.total(), milliseconds(320));
+        latency.set_rate(gst::Fraction::new(25, 1));
+        assert_eq!(latency.total(), milliseconds(160));
+        latency.set_rate(gst::Fraction::new(0, 1));
+        assert_eq!(latency.total(), gst::ClockTime::ZERO);
     }
 
     /// A window of 5 frames by the caps' 25 a second, and frames at `times` (milliseconds).
@@ -230,6 +305,9 @@ mod tests {
         }
         assert_eq!(latency.total(), milliseconds(4 * 80 + 100));
         assert_eq!(latency.step(), milliseconds(40));
+        latency.set_rate(gst::Fraction::new(25, 1));
+        assert_eq!(latency.total(), milliseconds(4 * 80 + 100), "it is the same camera");
+        latency.set_rate(gst::Fraction::new(50, 1));
         latency.set_rate(gst::Fraction::new(25, 1));
         assert_eq!(latency.total(), by_the_caps);
     }

@@ -26,6 +26,7 @@ pub struct Live {
     earliest: Option<gst::ClockTime>,
     pub told_blocked: bool,
     pub told_failed: bool,
+    pub told_unreadable: bool,
     pub told_reverse: bool,
 }
 
@@ -205,6 +206,19 @@ impl DvFaceRestore {
             self,
             gst::LibraryError::Failed,
             ("overload=bypass: restoring failed, frames go on unrestored until it works again: {error}")
+        );
+    }
+
+    /// Says once that a frame cannot be read, and that such frames go on unrestored.
+    pub(super) fn tell_unreadable(&self, reason: &str) {
+        gst::warning!(CAT, imp = self, "a frame goes on unrestored: {reason}");
+        if std::mem::replace(&mut self.live.lock().told_unreadable, true) {
+            return;
+        }
+        gst::element_imp_warning!(
+            self,
+            gst::ResourceError::Failed,
+            ("overload=bypass: frames that cannot be read go on unrestored: {reason}")
         );
     }
 

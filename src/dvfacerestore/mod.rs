@@ -9,6 +9,7 @@ mod convert;
 mod cut;
 mod faces;
 mod flow;
+mod frames;
 mod imp;
 mod latency;
 mod live;

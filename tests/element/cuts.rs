@@ -315,19 +315,102 @@ fn a_stream_after_eos_begins_anew() {
     assert_brighter(&rgb(), &rig.take_buffers(), 3, 6);
 }
 
+/// Flushes the element from within the push of frame `at`, as an application's seek from a pad probe does.
+fn flush_within(rig: &Rig, at: u64) {
+    let src = rig.src.clone();
+    rig.on_buffer(move |buffer| {
+        if buffer.offset() == at {
+            assert!(src.push_event(gst::event::FlushStart::new()));
+            assert!(src.push_event(gst::event::FlushStop::new(true)));
+            assert!(src.push_event(time_segment()));
+        }
+        Ok(gst::FlowSuccess::Ok)
+    });
+}
+
 #[test]
-fn frames_of_the_wrong_size_are_an_error_and_not_a_panic() {
+fn a_flush_from_within_a_push_loses_what_is_held_too() {
+    for at in 0..3 {
+        let rig = Rig::new("brighter");
+        rig.start(&rgb().to_caps().unwrap());
+        flush_within(&rig, at);
+        // The first window's first three leave; two are held.
+        rig.push_all((0..5).map(|index| frame(&rgb(), index)));
+        rig.push_all((100..102).map(|index| frame(&rgb(), index)));
+        rig.eos();
+        let out = rig.take_buffers();
+        let expected = (0..=at).chain(100..102);
+        assert!(out.iter().map(|buffer| buffer.offset()).eq(expected), "{at}: {out:?}");
+        assert_brighter(&rgb(), &out[at as usize + 1..], 100, 2);
+        assert_eq!(rig.errors(), []);
+    }
+}
+
+#[test]
+fn a_frame_that_a_flush_overtakes_is_lost_with_those_before_it() {
     let rig = Rig::new("brighter");
     rig.start(&rgb().to_caps().unwrap());
-    rig.push(frame(&rgb(), 0)).unwrap();
+    flush_within(&rig, 1);
+    rig.push_all((0..3).map(|index| frame(&rgb(), index)));
+    // It sends on what is held, and that flushes.
+    let mut next = frame(&rgb(), 3);
+    next.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
+    rig.push(next).unwrap();
+    rig.push_all((100..102).map(|index| frame(&rgb(), index)));
+    rig.eos();
+    let out = rig.take_buffers();
+    assert!(out.iter().map(|buffer| buffer.offset()).eq([0, 1, 100, 101]), "{out:?}");
+}
+
+/// A frame that cannot be read, in the midst of a window.
+fn short(index: u64) -> gst::Buffer {
     let mut short = gst::Buffer::from_slice([0u8; 100]);
-    stamp(short.get_mut().unwrap(), 1);
-    assert_eq!(rig.push(short), Err(gst::FlowError::Error));
+    stamp(short.get_mut().unwrap(), index);
+    short
+}
+
+#[test]
+fn frames_of_the_wrong_size_are_an_error_after_those_before_them() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push_all((0..3).map(|index| frame(&rgb(), index)));
+    assert_eq!(rig.push(short(3)), Err(gst::FlowError::Error));
+    assert_brighter(&rgb(), &rig.take_buffers(), 0, 3);
     let errors = rig.errors();
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert!(errors[0].message().contains("cannot map a frame"), "{errors:?}");
+    assert!(
+        errors[0].message().contains(
+            "cannot map a frame: expected 3072 bytes of RGB, 32x32, or a GstVideoMeta of that size, found 100 bytes"
+        ),
+        "{errors:?}"
+    );
     rig.eos();
-    assert_brighter(&rgb(), &rig.take_buffers(), 0, 1);
+    assert!(rig.take_buffers().is_empty());
+}
+
+#[test]
+fn with_bypass_frames_of_the_wrong_size_go_on_as_they_came() {
+    let rig = Rig::new("brighter");
+    rig.element.set_property_from_str("overload", "bypass");
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push_all((0..3).map(|index| frame(&rgb(), index)));
+    rig.push(short(3)).unwrap();
+    rig.push_all((4..11).map(|index| frame(&rgb(), index)));
+    rig.push(short(11)).unwrap();
+    rig.eos();
+    let mut out = rig.take_buffers();
+    assert!(
+        out.iter().map(|buffer| buffer.offset()).eq(0..12),
+        "in order, and none is lost"
+    );
+    for index in [11, 3] {
+        assert_eq!(bytes(&out.remove(index)), [0; 100]);
+    }
+    assert_brighter(&rgb(), &out[..3], 0, 3);
+    assert_brighter(&rgb(), &out[3..], 4, 7);
+    assert_eq!((rig.stat("frames-restored"), rig.stat("frames-bypassed")), (10, 2));
+    assert_eq!(rig.messages(&[gst::MessageType::Warning]).len(), 1, "once");
+    assert_eq!(rig.errors(), []);
 }
 
 /// With an overlap of 0 a whole window leaves at once: nothing is held, and a cut there begins a new run all the same.

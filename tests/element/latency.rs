@@ -236,21 +236,28 @@ fn an_unknown_rate_is_observed() {
     };
     rig.push(without_duration(0, 0)).unwrap();
     assert_eq!(messages(&rig), 0);
-    rig.push(without_duration(1, 30)).unwrap();
+    rig.push(without_duration(1, 800)).unwrap();
+    assert_eq!(messages(&rig), 0, "it may be a hole");
+    rig.push(without_duration(2, 830)).unwrap();
     assert_eq!(messages(&rig), 1);
     assert_eq!(rig.query_latency().1, ClockTime::from_mseconds(4 * 30) + DEADLINE);
-    rig.push(without_duration(2, 60)).unwrap();
+    rig.push(without_duration(3, 860)).unwrap();
+    rig.push(without_duration(4, 890)).unwrap();
     assert_eq!(messages(&rig), 0, "nothing new");
-    rig.push(without_duration(3, 110)).unwrap();
-    assert_eq!(messages(&rig), 1);
-    assert_eq!(rig.query_latency().1, ClockTime::from_mseconds(4 * 50) + DEADLINE);
-    // A gap is no frame rate, and neither is a flush.
-    rig.push(without_duration(4, 60_000)).unwrap();
+    // A lost frame, a hole, a gap, and what follows a flush are no frame rate.
+    for (index, pts) in [(5, 950), (6, 1850), (7, 60_000)] {
+        rig.push(without_duration(index, pts)).unwrap();
+    }
     rig.event(gst::event::FlushStart::new());
     rig.event(gst::event::FlushStop::new(true));
     rig.event(time_segment());
-    rig.push(without_duration(5, 60_900)).unwrap();
-    assert_eq!(rig.query_latency().1, ClockTime::from_mseconds(4 * 50) + DEADLINE);
+    rig.push(without_duration(8, 60_900)).unwrap();
+    // Nor is another size of the frames another rate.
+    caps.make_mut().set("width", 64);
+    assert!(rig.event(gst::event::Caps::new(&caps)));
+    assert_eq!(messages(&rig), 0);
+    assert_eq!(rig.query_latency().1, ClockTime::from_mseconds(4 * 30) + DEADLINE);
+    assert_eq!(rig.errors(), []);
 }
 
 #[test]

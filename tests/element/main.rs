@@ -27,6 +27,7 @@ mod paste;
 mod pixels;
 mod process;
 mod properties;
+mod regions;
 mod rig;
 mod scenes;
 mod states;

@@ -490,6 +490,37 @@ fn frames_of_8k_with_a_small_bundle() {
     println!("two 8K frames: {:?}", start.elapsed());
 }
 
+/// GStreamer maps what a meta says, also beyond the memory: what lies there is somebody else's.
+#[test]
+fn a_meta_that_promises_more_than_the_memory_is_refused() {
+    for format in [
+        VideoFormat::Rgb,
+        VideoFormat::I420,
+        VideoFormat::Nv1264z32,
+        VideoFormat::V210,
+    ] {
+        let kind = info(format, 64, 64);
+        let rig = Rig::new("identity");
+        rig.start(&kind.to_caps().unwrap());
+        for (index, memory) in [(0, kind.size()), (1, kind.size() * 7 / 8)] {
+            let mut buffer = frame(&kind, index);
+            let changed = buffer.get_mut().unwrap();
+            gst_video::VideoMeta::add(changed, gst_video::VideoFrameFlags::empty(), format, 64, 64).unwrap();
+            if memory < kind.size() {
+                changed.replace_all_memory(gst::Memory::from_slice(vec![0u8; memory]));
+            }
+            let is_whole = memory == kind.size();
+            assert_eq!(rig.push(buffer).is_ok(), is_whole, "{format}");
+        }
+        let told = rig.errors();
+        assert!(
+            told.len() == 1 && told[0].message().contains("more than its memory"),
+            "{format}: {told:?}"
+        );
+        assert_eq!(rig.take_buffers().len(), 1, "{format}");
+    }
+}
+
 /// Legal in C: rows from the bottom up, and rows in each other.
 #[test]
 fn odd_strides_are_refused() {

@@ -122,6 +122,25 @@ fn a_flush_is_no_cut() {
     assert_eq!(rig.stat("scene-cuts"), 0);
 }
 
+/// Nor is what comes after a DISCONT, a segment or a gap: a window of its own begins there anyway.
+#[test]
+fn what_begins_anew_by_itself_is_no_cut() {
+    let rig = Rig::new("brighter");
+    rig.element.set_property("scene-cut", THRESHOLD);
+    rig.start(&rgb().to_caps().unwrap());
+    rig.push_all((0..3).map(|index| flat(&rgb(), index, 0)));
+    let mut buffer = flat(&rgb(), 3, 128);
+    buffer.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
+    rig.push(buffer).unwrap();
+    assert!(rig.event(crate::rig::time_segment()));
+    rig.push(flat(&rgb(), 4, 0)).unwrap();
+    assert_eq!(rig.stat("scene-cuts"), 0);
+    rig.push(flat(&rgb(), 5, 128)).unwrap();
+    assert_eq!(rig.stat("scene-cuts"), 1);
+    rig.eos();
+    assert_eq!(rig.stat("frames-restored"), 6);
+}
+
 /// Real clips, where they are: ../shared is no part of the repository.
 fn clips(folders: &[&str]) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
