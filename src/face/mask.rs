@@ -30,7 +30,8 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Weight, 0 to 1, at a place of the frame in pixels.
+    /// Weight, 0 to 1, at a place of the frame in pixels: what [`blocks`](Self::blocks) is checked against.
+    #[cfg(test)]
     fn weight(&self, x: f64, y: f64) -> f64 {
         let area = self.crop.area;
         let (left, top) = (f64::from(area.x), f64::from(area.y));
@@ -39,7 +40,8 @@ impl Mask {
         if !is_in {
             return 0.0;
         }
-        let [across, down] = self.sides().map(|side| side.way(if side.is_across { x } else { y }));
+        let [columns, rows] = self.sides();
+        let (across, down) = (columns.way(x), rows.way(y));
         soft_step(match self.shape {
             Shape::Ellipse => across.hypot(down),
             Shape::Square => across.max(down),
@@ -50,14 +52,12 @@ impl Mask {
         let Crop { area, centre, reach } = self.crop;
         [
             Side {
-                is_across: true,
                 start: area.x,
                 length: area.width,
                 centre: centre.0,
                 reach: reach.0,
             },
             Side {
-                is_across: false,
                 start: area.y,
                 length: area.height,
                 centre: centre.1,
@@ -96,17 +96,29 @@ impl Mask {
         weights
     }
 
-    /// Takes the part of `others` from the weights.
+    /// Takes the part of `others` from the weights. Row by row, and only where they show, for four faces on each other are a million
+    /// blocks a frame.
     fn divide(&self, weights: &mut [u16], block: (u32, u32), others: &[Self]) {
         let [columns, rows] = self.sides();
-        let across = self.crop.area.width.div_ceil(block.0) as usize;
-        for (at, weight) in weights.iter_mut().enumerate().filter(|(_, weight)| **weight > 0) {
-            let x = columns.far((at % across) as u32, block.0);
-            let y = rows.far((at / across) as u32, block.1);
-            let own = f64::from(*weight) / f64::from(FULL) * self.share;
-            let sum = own + others.iter().map(|mask| mask.weight(x, y) * mask.share).sum::<f64>();
-            // Rounded down, so that shares of one are not more than one together.
-            *weight = (f64::from(*weight) / sum.max(1.0)) as u16;
+        let others: Vec<Other> = others
+            .iter()
+            .map(|mask| Other::new(mask, columns, rows, block))
+            .collect();
+        let own = fixed(self.share);
+        let wide = columns.length.div_ceil(block.0) as usize;
+        let mut sums = vec![0u32; wide];
+        for (at, weights) in weights.chunks_exact_mut(wide).enumerate() {
+            let mut span = wide..0;
+            for other in others.iter().filter(|other| other.down[at] < EDGE) {
+                if span.is_empty() {
+                    sums.fill(0);
+                }
+                span = span.start.min(other.span.start)..span.end.max(other.span.end);
+                other.add(at, &mut sums[other.span.clone()]);
+            }
+            if !span.is_empty() {
+                share_out(&mut weights[span.clone()], &sums[span], own);
+            }
         }
     }
 
@@ -118,10 +130,80 @@ impl Mask {
     }
 }
 
+/// A share of one, of [`FULL`], rounded up: what is taken for others is never less than they take.
+fn fixed(share: f64) -> u32 {
+    (share * f64::from(FULL)).ceil() as u32
+}
+
+const EDGE: u32 = STEPS_TO_EDGE as u32;
+
+/// The mask of another crop, by the blocks of one.
+struct Other {
+    shape: Shape,
+    share: u32,
+    /// Columns of blocks in which it shows.
+    span: std::ops::Range<usize>,
+    /// Squares of the ways of these columns, and of all rows, in steps.
+    across: Vec<u32>,
+    down: Vec<u32>,
+}
+
+impl Other {
+    fn new(mask: &Mask, columns: Side, rows: Side, block: (u32, u32)) -> Self {
+        let ways = |own: Side, block: u32, other: Side| -> Vec<u32> {
+            let inside = f64::from(other.start)..=f64::from(other.start + other.length);
+            let of = |at: u32| {
+                let place = own.far(at, block);
+                let steps = (other.way(place).powi(2) * STEPS_TO_EDGE as f64) as u32;
+                if inside.contains(&place) { steps.min(EDGE) } else { EDGE }
+            };
+            (0..own.length.div_ceil(block)).map(of).collect()
+        };
+        let [across, down] = mask.sides();
+        let across = ways(columns, block.0, across);
+        let first = across.iter().position(|way| *way < EDGE).unwrap_or(0);
+        let end = across
+            .iter()
+            .rposition(|way| *way < EDGE)
+            .map_or(first, |last| last + 1);
+        Self {
+            shape: mask.shape,
+            share: fixed(mask.share),
+            span: first..end,
+            across: across[first..end].to_vec(),
+            down: ways(rows, block.1, down),
+        }
+    }
+
+    /// Adds its weights in a row of blocks, with its share: of [`ALL`], so that those of all faces fit.
+    fn add(&self, row: usize, sums: &mut [u32]) {
+        let down = self.down[row];
+        let steps: &[u16] = &STEPS;
+        let weight = |way: u32| (u32::from(steps[way.min(EDGE) as usize]) * self.share).div_ceil(1 << 4);
+        let pairs = sums.iter_mut().zip(&self.across);
+        match self.shape {
+            Shape::Ellipse => pairs.for_each(|(sum, across)| *sum += weight(across + down)),
+            Shape::Square => pairs.for_each(|(sum, across)| *sum += weight(down.max(*across))),
+        }
+    }
+}
+
+/// A full weight with its full share, in sums: those of 64 faces and more fit in 32 bits.
+const ALL: u32 = 1 << 24;
+
+/// Weights shared with others, whose `sums` are of [`ALL`]. Rounded down, so that shares of one are not more than one together.
+fn share_out(weights: &mut [u16], sums: &[u32], own: u32) {
+    for (weight, sum) in weights.iter_mut().zip(sums) {
+        let all = (u32::from(*weight) * own).div_ceil(1 << 4) + sum;
+        let shared = f32::from(*weight) * (ALL as f32 / all.max(ALL) as f32);
+        // To 32 bits first: CPUs convert to those many at once.
+        *weight = shared as i32 as u16;
+    }
+}
+
 /// A side of a crop, in pixels of the frame.
 #[derive(Clone, Copy)]
 struct Side {
-    is_across: bool,
     start: u32,
     length: u32,
     centre: f64,
