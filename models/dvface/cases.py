@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -22,7 +23,7 @@ import numpy as np
 
 from .degradation import PRESETS, Degradation
 from .sources import VIDEO_SUFFIXES, frame_files, read_image
-from .video import clip_info, read_video
+from .video import clip_info, guess_frames, read_video
 
 INPUT, TRUTH = "input", "GT"
 """Names of the columns of degraded and of clean clips."""
@@ -49,11 +50,10 @@ class Case:
     @property
     def stem(self) -> str:
         """Name of files of this case, without suffix: the clip's, or the folder's of a published one."""
-        path = self.degraded or self.clean
         if self.clip == PUBLISHED_INPUT and not self.preset:
             name = self.dataset
         else:  # a folder's name has no suffix
-            name = self.clip if path is not None and path.is_dir() else Path(self.clip).stem
+            name = self.clip if self.source is not None and self.source.is_dir() else Path(self.clip).stem
         return name + (f"-draw{self.draw}" if self.draw else "")
 
     @property
@@ -62,13 +62,17 @@ class Case:
         return self.dataset, self.preset, self.clip, self.draw
 
     @property
+    def source(self) -> Path | None:
+        """What the input is read from, or made from."""
+        return self.degraded or self.clean
+
+    @property
     def fps(self) -> Fraction:
         """Frames a second: the file's, 25 of a folder of frames."""
-        path = self.degraded or self.clean
-        return Fraction(25) if path.is_dir() else clip_info(path).fps
+        return Fraction(25) if self.source.is_dir() else clip_info(self.source).fps
 
     def read(self, frames: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Degraded and clean frames, u8 RGB [T, H, W, 3] each; the first `frames` of them, or all.
+        """Degraded and clean frames, u8 RGB [T, H, W, 3] each; at most the first `frames` of them, or all.
 
         The seed of a preset follows from file name, preset and draw. ValueError for files of different length or size.
         """
@@ -87,25 +91,88 @@ class Case:
 
 
 def read_clip(path: Path, count: int | None = None) -> np.ndarray:
-    """Frames of a video file, or of a folder of images, u8 RGB [T, H, W, 3]; the first `count` of them, or all.
+    """Frames of a video file, or of a folder of images, u8 RGB [T, H, W, 3]; at most the first `count` of them, or all.
 
-    ValueError where there are fewer, or they differ in size; as `read_video`.
+    ValueError where there is none, or they differ in size; as `read_video`.
     """
     if not path.is_dir():
-        return read_video(path, count=count)
-    files = frame_files(path)
-    if len(files) < (count or 1):
-        raise ValueError(f"{path}: expected {count or 'some'} frames, found {len(files)}")
-    frames = [read_image(file) for file in files[:count]]
+        return read_video(path, count=count, may_be_shorter=True)
+    frames = [read_image(file) for file in _some_frames(path)[:count]]
     if sizes := {frame.shape for frame in frames} - {frames[0].shape}:
         raise ValueError(f"{path}: expected frames of one size, found {list(frames[0].shape)} and {list(sizes.pop())}")
     return np.stack(frames)
 
 
+def _some_frames(folder: Path) -> list[Path]:
+    files = frame_files(folder)
+    if not files:
+        raise ValueError(f"{folder}: expected some frames, found 0")
+    return files
+
+
+def _first_look(path: Path, most: int | None) -> tuple[int, ...]:
+    """The shape of what `read_clip` would give, from the first frame and the number that the files seem to have."""
+    if not path.is_dir():
+        return guess_frames(path, most), *read_video(path, count=1).shape[1:]
+    files = _some_frames(path)
+    return len(files[:most]), *read_image(files[0]).shape
+
+
+def check_shapes(cases: list[Case], results: Iterable[dict[tuple, Path]], frames: int | None) -> None:
+    """Raises ValueError, which names them all, where files cannot be read, or have another length or size than their
+    case's input. results: files of methods by `Case.key`; frames: as in `Case.read`.
+
+    The first frame of each is decoded; all of them where the numbers of frames seem to differ, as a container's word
+    may be wrong.
+    """
+    results = list(results)
+    look = cache(lambda path: _first_look(path, frames))
+    count = cache(lambda path: read_clip(path, frames).shape)
+    wrong: dict[str, None] = {}  # a clean file is of several cases
+    for case in cases:
+        others = [case.clean] if case.degraded and case.clean else []
+        for path in (case.source, *others, *case.outputs.values(), *(files[case.key] for files in results)):
+            try:
+                if look(path) != look(case.source) and count(path) != count(case.source):
+                    found, expected = list(count(path)), list(count(case.source))
+                    wrong[f"{path}: expected {expected} as {case.source} has, found {found}"] = None
+            except (OSError, ValueError, av.error.FFmpegError) as error:
+                wrong[str(error)] = None
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def _visible(paths: Iterable[Path]) -> list[Path]:
+    """Sorted, without those of macOS and editors whose names begin with a dot."""
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
 def clips_in(folder: Path, pattern: str) -> list[Path]:
     """The files that fit the pattern; where there are none, the folders that hold frames."""
-    files = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
-    return files or sorted(path for path in folder.iterdir() if path.is_dir() and frame_files(path))
+    files = [path for path in _visible(folder.glob(pattern)) if path.is_file()]
+    return files or [path for path in _visible(folder.iterdir()) if path.is_dir() and frame_files(path)]
+
+
+def left_out(folder: Path, pattern: str) -> str:
+    """Which videos and folders of frames `clips_in` does not take, in words; empty where there is none, or where the
+    folder is a published clip."""
+
+    def has_frames(path: Path) -> bool:
+        try:
+            return path.is_dir() and bool(frame_files(path))
+        except OSError:  # a folder that nobody asked for need not be readable
+            return False
+
+    if (folder / PUBLISHED_INPUT).is_file():
+        return ""
+    taken = set(clips_in(folder, pattern))
+    rest = [path for path in _visible(folder.iterdir()) if path not in taken]
+    videos = [path.name for path in rest if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
+    folders = sum(map(has_frames, rest))
+    parts = [f"{folders} folder{'s' if folders > 1 else ''} of frames"] if folders else []
+    parts += videos if len(videos) < 4 else [f"{len(videos)} videos"]
+    named = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+    return f"{folder}: {named} left out: --pattern" if named else ""
 
 
 def read_output(path: Path, expected: tuple[int, ...], frames: int | None) -> np.ndarray:
@@ -130,8 +197,8 @@ def folder_cases(folder: Path, pattern: str, presets: Iterable[str], truth: bool
         raise ValueError(f"{folder}: no such folder")
     if (folder / PUBLISHED_INPUT).is_file():
         clean = folder / PUBLISHED_TRUTH
-        named = sorted(path for path in folder.glob("*.mp4") if path.name not in (PUBLISHED_INPUT, PUBLISHED_TRUTH))
-        outputs = {path.stem: path for path in named}
+        named = [path for path in folder.glob("*.mp4") if path.name not in (PUBLISHED_INPUT, PUBLISHED_TRUTH)]
+        outputs = {path.stem: path for path in _visible(named)}
         degraded = folder / PUBLISHED_INPUT
         return [Case(folder.resolve().name, "", degraded.name, clean if clean.is_file() else None, degraded, outputs)]
     clips = clips_in(folder, pattern)

@@ -29,7 +29,18 @@ from tqdm import tqdm
 
 from . import figures, report
 from .baselines import BASELINES
-from .cases import INPUT, TRUTH, Case, folder_cases, pair_cases, read_output, result_file, write_output
+from .cases import (
+    INPUT,
+    TRUTH,
+    Case,
+    check_shapes,
+    folder_cases,
+    left_out,
+    pair_cases,
+    read_output,
+    result_file,
+    write_output,
+)
 from .degradation import PRESETS
 from .face_region import open_detector
 from .gstreamer import has_element, restore
@@ -52,6 +63,17 @@ class Views:
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     lines: figures.Lines | None = None
     rows: list[figures.Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A method that ran elsewhere. files: its outputs by `Case.key`; frames: as in `Case.read`."""
+
+    files: dict[tuple[str, str, str, int], Path]
+    frames: int | None
+
+    def __call__(self, case: Case, degraded: np.ndarray) -> np.ndarray:
+        return read_output(self.files[case.key], degraded.shape, self.frames)
 
 
 @dataclass
@@ -172,11 +194,18 @@ def _model(value: str, properties: tuple[str, ...]) -> Method:
     return lambda case, degraded: restore(bundle, degraded, properties=properties)
 
 
-def _results(folder: Path, cases: list[Case], frames: int | None) -> Method:
-    """Raises ValueError where the folder lacks a case's output, before anything is measured."""
+def _results(folder: Path, cases: list[Case], frames: int | None) -> Results:
+    """Raises ValueError, which names them all, where the folder lacks outputs of cases."""
     is_only_preset = len({case.preset for case in cases}) == 1
-    files = {case.key: result_file(folder, case, is_only_preset) for case in cases}
-    return lambda case, degraded: read_output(files[case.key], degraded.shape, frames)
+    files, lacking = {}, []
+    for case in cases:
+        try:
+            files[case.key] = result_file(folder, case, is_only_preset)
+        except ValueError as error:
+            lacking.append(str(error))
+    if lacking:
+        raise ValueError("\n".join(lacking))
+    return Results(files, frames)
 
 
 def methods_of(args: argparse.Namespace, cases: list[Case]) -> tuple[dict[str, Method], list[str]]:
@@ -255,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pairs", type=Path, nargs=2, metavar=("DEGRADED", "CLEAN"), help="two folders with files of the same names")
     add("--input", type=Path, help="one degraded clip")
     add("--truth", type=Path, help="its ground truth")
-    add("--frames", type=int, help="only the first frames of each clip")
+    add("--frames", type=int, help="only the first frames of each clip (all of a shorter one)")
     add(
         "--results",
         metavar="[NAME=]FOLDER",
@@ -281,9 +310,13 @@ def main(arguments: list[str] | None = None) -> int:
         if args.draws < 1:
             raise ValueError(f"--draws: expected 1 or more, found {args.draws}")
         cases = cases_of(args)
+        for folder in (*args.data, *(args.pairs or [])[:1]):
+            if text := left_out(folder, args.pattern):
+                print(f"note: {text}", file=sys.stderr)
         if args.save or args.results:
             check_names(cases)
         methods, notes = methods_of(args, cases)
+        check_shapes(cases, (method.files for method in methods.values() if isinstance(method, Results)), args.frames)
         given = [record for path in args.scores for record in read_csv(path)]
         check_scores(given, cases, methods)
         meter = Meter(open_detector(args.detector) if args.detector else None)

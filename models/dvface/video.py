@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -107,11 +108,25 @@ def count_frames(path: str | Path) -> int:
     return clip_info(path).frames or sum(1 for _ in _decoded(path))
 
 
-def read_video(path: str | Path, start: int = 0, count: int | None = None) -> np.ndarray:
+def guess_frames(path: str | Path, most: int | None = None) -> int:
+    """How many frames a video file seems to have, `most` if it is more: the container's word, or its packets.
+
+    Nothing is decoded, so it takes little time; edit lists and hidden frames make it wrong. Raises as `clip_info` does.
+    """
+    frames = clip_info(path).frames
+    if frames is None:
+        with av.open(str(path)) as container:
+            packets = (1 for packet in container.demux(_video_stream(container, path)) if packet.size)
+            frames = sum(islice(packets, most))
+    return frames if most is None else min(frames, most)
+
+
+def read_video(path: str | Path, start: int = 0, count: int | None = None, may_be_shorter: bool = False) -> np.ndarray:
     """Frames start .. start+count-1 (to the end where count is None) as uint8 RGB [T, H, W, 3].
 
     Decodes from the first frame, so that frame numbers are exact. ValueError if the file has no video stream, cannot be
-    decoded or ends before the last frame asked for; av.error.FFmpegError if it is no video.
+    decoded or ends before the last frame asked for (may_be_shorter: before the first); av.error.FFmpegError if it is no
+    video.
     """
     if start < 0 or (count is not None and count < 1):
         raise ValueError(f"read_video: expected start >= 0 and count >= 1, found start {start}, count {count}")
@@ -121,7 +136,7 @@ def read_video(path: str | Path, start: int = 0, count: int | None = None) -> np
             frames.append(to_rgb(frame))
         if count is not None and len(frames) == count:
             break
-    if not frames or (count is not None and len(frames) < count):
+    if not frames or (count is not None and len(frames) < count and not may_be_shorter):
         raise ValueError(f"{path}: expected {count or 'some'} frames from {start}, found {len(frames)}")
     return np.stack(frames)
 

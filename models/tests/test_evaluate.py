@@ -388,13 +388,15 @@ def test_clips_of_one_name_are_not_saved_over_each_other(
 def test_what_was_measured_outlives_an_error(
     weightless: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_output(tmp_path / "in" / "a.mkv", moving(5))
-    write_output(tmp_path / "in" / "b.mkv", moving(3))
-    arguments = ["--data", str(tmp_path / "in"), "--pattern", "*.mkv", "--presets", "light", "--frames", "5"]
+    for name in "ab":
+        for i, frame in enumerate(moving(3)):
+            save_png(tmp_path / "in" / name / f"{i}.png", frame)
+    save_png(tmp_path / "in" / "b" / "2.png", moving(1)[0, 4:])
+    arguments = ["--data", str(tmp_path / "in"), "--presets", "light"]
     assert evaluate.main([*arguments, "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
-    assert "b.mkv: expected 5 frames" in told and "results.csv has what was measured before" in told
-    assert {record.clip for record in read_csv(tmp_path / "out" / "results.csv")} == {"a.mkv"}
+    assert "b: expected frames of one size" in told and "results.csv has what was measured before" in told
+    assert {record.clip for record in read_csv(tmp_path / "out" / "results.csv")} == {"a"}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, MemoryError, AssertionError])
