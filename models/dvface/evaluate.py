@@ -15,6 +15,7 @@ here are n/a, with the reason; nothing is downloaded.
 """
 
 import argparse
+import csv
 import os
 import signal
 import sys
@@ -161,13 +162,35 @@ def _add_view(view: Views, scene: Scene, name: str, clip: np.ndarray) -> None:
         row.pictures[name] = clip[row.frame].copy()
 
 
+def _block(dataset: str, preset: str) -> str:
+    return "-".join(part for part in (dataset, preset) if part)
+
+
+def remove_earlier(folder: Path) -> None:
+    """Removes what an earlier evaluation wrote to `folder`: results.csv, table.md, and the pictures of the clips that
+    its results.csv has figures of. Everything else stays, and all of it where there is no such results.csv."""
+    try:
+        records = read_csv(folder / "results.csv")
+    except (OSError, ValueError, csv.Error):
+        return
+    names = {"results.csv", "table.md"}
+    for dataset, preset, clip in {(record.dataset, record.preset, record.clip) for record in records}:
+        block = _block(dataset, preset)
+        names.add(f"sheet-{block}.png")
+        # `Case.stem`, whichever the clip was: a folder, a file, or a published one.
+        names |= {f"{kind}-{block}-{x}.png" for kind in ("time", "psnr") for x in (clip, Path(clip).stem, dataset)}
+    for path in folder.iterdir():
+        if path.name in names and path.is_file():
+            path.unlink()
+
+
 def draw(folder: Path, views: list[Views]) -> None:
     """Writes the pictures: a contact sheet for each data set and preset, and of each clip its line of pixels over time
     and its PSNR over frames."""
     folder.mkdir(parents=True, exist_ok=True)
     blocks: dict[str, list[figures.Row]] = {}
     for view in views:
-        block = "-".join(part for part in (view.case.dataset, view.case.preset) if part)
+        block = _block(view.case.dataset, view.case.preset)
         blocks.setdefault(block, []).extend(view.rows)
         clip = f"{block}-{view.case.stem}"
         figures.save_png(folder / f"time-{clip}.png", figures.time_stack(view.lines))
@@ -327,6 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BaseException as error:
         if kept and args.out:
             try:
+                remove_earlier(args.out)
                 write_csv(args.out / "results.csv", kept)
                 print(f"{args.out / 'results.csv'} has what was measured before", file=sys.stderr)
             except OSError as lost:
@@ -343,6 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     text = "\n\n".join([report.paper_table(records), *notes, report.DEFINITIONS, *gains])
     if args.out:  # before it is printed, which a closed pipe may end
+        remove_earlier(args.out)
         write_csv(args.out / "results.csv", records)
         (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -399,6 +399,38 @@ def test_what_was_measured_outlives_an_error(
     assert {record.clip for record in read_csv(tmp_path / "out" / "results.csv")} == {"a"}
 
 
+def test_files_of_an_earlier_evaluation_are_not_mixed_with_the_new_ones(weightless: None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in "ab":
+        save_png(tmp_path / "in" / name / "0.png", moving(1)[0])
+        save_png(tmp_path / "in" / name / "1.png", moving(1)[0])
+    write_output(tmp_path / "HDTF_1" / "LQ.mp4", moving(2))
+    write_output(tmp_path / "HDTF_1" / "GT.mp4", moving(2))
+    write_output(tmp_path / "more" / "c.d.mkv", moving(2))
+    touch(out / "notes.md", out / "time-holiday.png", out / "table.md")
+    arguments = ["--data", str(tmp_path / "in"), "--presets", "light", "--out", str(out)]
+    broken = tmp_path / "in" / "b" / "1.png"
+    save_png(broken, moving(1)[0, 4:])
+    others = {"notes.md", "time-holiday.png", "results.csv"}
+    assert evaluate.main(arguments) == 1
+    assert {path.name for path in out.iterdir()} == {*others, "table.md"}, "whose table.md it is nobody knows"
+    many = [str(tmp_path / name) for name in ("in", "HDTF_1", "more")]
+    save_png(broken, moving(1)[0])
+    assert evaluate.main([*arguments[:1], *many, *arguments[2:], "--pattern", "*.mkv"]) == 0
+    clips = ("in-light-a", "in-light-b", "HDTF_1-HDTF_1", "more-light-c.d")
+    sheets = {f"sheet-{block}.png" for block in ("in-light", "HDTF_1", "more-light")}
+    drawn = {f"{kind}-{clip}.png" for kind in ("time", "psnr") for clip in clips} | sheets
+    assert {path.name for path in out.iterdir()} == {*others, "table.md", *drawn}
+    save_png(broken, moving(1)[0, 4:])
+    assert evaluate.main(arguments) == 1
+    assert {path.name for path in out.iterdir()} == others
+    assert {record.clip for record in read_csv(out / "results.csv")} == {"a"}
+    (out / "results.csv").write_text("not ours\n")
+    touch(out / "table.md")
+    evaluate.remove_earlier(out)
+    assert {path.name for path in out.iterdir()} == {*others, "table.md"}
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, MemoryError, AssertionError])
 def test_what_was_measured_outlives_a_stop(
     stop: type[BaseException], weightless: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
