@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """Pictures of an evaluation, as PNG: contact sheets, a line of pixels over time, PSNR over frames."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,13 +150,17 @@ def psnr_plot(path: Path, title: str, curves: dict[str, np.ndarray]) -> None:
     """Writes a PNG of PSNR in dB over frames, a line a method; curves: f64 [T] by method."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    looks = (("-", "--", ":", "-."), [f"C{i}" for i in range(10)])  # matplotlib has ten colours
+    others = ({"linestyle": line, "color": colour} for line, colour in itertools.cycle(itertools.product(*looks)))
     for method, values in curves.items():
-        style = {"color": "black", "linestyle": "--"} if method == "input" else {}
+        style = {"color": "black", "linestyle": "--"} if method == "input" else next(others)
         axes.plot(np.arange(len(values)), values, label=f"{method} (mean {np.mean(values):.2f} dB)", **style)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("frame")
     axes.set_ylabel("PSNR, dB")
     axes.set_title(title)

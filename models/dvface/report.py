@@ -74,14 +74,17 @@ def _row(metric: Metric, records: list[Record], methods: list[str]) -> str:
 def _block(title: str, records: list[Record]) -> str:
     methods = _methods(records)
     present = {record.metric for record in records}
+    measured = {record.metric for record in records if not math.isnan(record.value)}
+    rows = sorted((metric for metric in METRICS if metric.name in present), key=lambda x: x.name not in measured)
     names = [name.replace("|", "\\|") for name in methods]
     lines = [f"### {title}", "", "| Metric | " + " | ".join(names) + " |", "|---" * (len(methods) + 1) + "|"]
-    lines += [_row(metric, records, methods) for metric in METRICS if metric.name in present]
+    lines += [_row(metric, records, methods) for metric in rows]
     return "\n".join(lines)
 
 
 def paper_table(records: list[Record]) -> str:
-    """Markdown in the paper's layout: rows are metrics, columns methods; a block for each data set and preset.
+    """Markdown in the paper's layout: rows are metrics, those without any figure last, columns methods; a block for
+    each data set and preset.
 
     Where strong, medium and light were all measured, a block of their mean follows. Below, why a figure is "n/a", each
     reason once.

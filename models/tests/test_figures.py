@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dvface import figures
@@ -126,6 +127,18 @@ def test_psnr_plot_draws_every_curve(tmp_path: Path) -> None:
 
     assert coloured(one) == 0  # the input's curve is black
     assert coloured(both) > 500
+
+
+def test_psnr_plot_tells_many_methods_apart_and_counts_whole_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes[0]))
+    curves = {"input": np.full(11, 25.0)} | {f"method {i}": np.full(11, 26.0 + i) for i in range(39)}
+    figures.psnr_plot(tmp_path / "many.png", "clip", curves)
+    (axes,) = drawn
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 40
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_png_keeps_every_pixel(tmp_path: Path) -> None:

@@ -71,6 +71,13 @@ def test_missing_figures_are_na_with_each_reason_once() -> None:
     assert "- LPIPS, DISTS: no weights here" in text and "- PSNR (x, a.mp4): lost" in text
 
 
+def test_metrics_that_nobody_has_are_below_those_measured() -> None:
+    values = {"SSIM": 0.9, "LPIPS": NAN, "PSNR": NAN, "AKD": NAN, "E*_warp": 0.1, "Sharpness": 0.8}
+    records = [record(name, "input", value, note="why") for name, value in values.items()]
+    rows = rows_of(report.paper_table([*records, record("AKD", "x", 0.01)]))
+    assert list(rows)[2:] == ["SSIM ↑", "AKD ↓", "E*_warp ↓", "Sharpness →1", "PSNR ↑", "LPIPS ↓"]
+
+
 def test_mean_block_is_of_the_three_presets_without_clean() -> None:
     values = {"strong": 26.0, "medium": 30.0, "light": 40.0, "clean": 90.0}
     records = [record("PSNR", "input", value, preset) for preset, value in values.items()]
