@@ -51,6 +51,8 @@ from .records import ALL_CLIPS, Record, read_csv, write_csv
 
 __all__ = ["evaluate", "main", "psnr", "restore", "ssim"]
 
+DEFAULT_PRESETS = ["strong", "medium", "light", "clean"]
+
 Method = Callable[[Case, np.ndarray], np.ndarray]
 """A case and its degraded frames u8 RGB [T, H, W, 3] to restored ones of the same shape."""
 
@@ -267,7 +269,9 @@ def cases_of(args: argparse.Namespace) -> list[Case]:
     cases = [
         case
         for folder in args.data
-        for case in folder_cases(folder, args.pattern, args.presets, args.truth_known, args.draws)
+        for case in folder_cases(
+            folder, args.pattern, args.presets or DEFAULT_PRESETS, args.truth_known, args.draws or 1
+        )
     ]
     if args.pairs:
         cases += pair_cases(*args.pairs, args.pattern)
@@ -280,6 +284,10 @@ def cases_of(args: argparse.Namespace) -> list[Case]:
         raise ValueError("--truth: expected --input too")
     if not cases:
         raise ValueError("expected --data, --pairs or --input")
+    if all(case.degraded for case in cases):
+        for option, value in (("--presets", args.presets), ("--draws", args.draws)):
+            if value is not None:
+                raise ValueError(f"{option}: expected clean clips of --data to degrade, found only degraded ones")
     folders = {folder.resolve() for folder in (*args.data, *(args.pairs or [])[:1])}
     if twice := [folder for folder in folders if [other.name for other in folders].count(folder.name) > 1]:
         shown = ", ".join(sorted(map(str, twice)))
@@ -299,10 +307,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="[NAME=]BUNDLE", help="bundle: a name or the path of a folder; may be repeated", **more)
     add("--data", type=Path, nargs="+", default=[], help="folders of clean clips, or of one published clip each")
     add("--pattern", default="*.mp4", help="which files of a folder (default *.mp4)")
-    add("--presets", nargs="+", choices=list(PRESETS), default=["strong", "medium", "light", "clean"])
-    add(
-        "--draws", type=int, default=1, help="degradations of each clip and preset (default 1); pictures show the first"
-    )
+    add("--presets", nargs="+", choices=list(PRESETS), help="default " + " ".join(DEFAULT_PRESETS))
+    add("--draws", type=int, help="degradations of each clip and preset (default 1); pictures show the first")
     add("--no-truth", dest="truth_known", action="store_false", help="the clips of --data are degraded already")
     add("--pairs", type=Path, nargs=2, metavar=("DEGRADED", "CLEAN"), help="two folders with files of the same names")
     add("--input", type=Path, help="one degraded clip")
@@ -330,7 +336,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.frames is not None and args.frames < 1:
             raise ValueError(f"--frames: expected 1 or more, found {args.frames}")
-        if args.draws < 1:
+        if args.draws is not None and args.draws < 1:
             raise ValueError(f"--draws: expected 1 or more, found {args.draws}")
         cases = cases_of(args)
         for folder in (*args.data, *(args.pairs or [])[:1]):
