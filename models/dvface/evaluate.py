@@ -10,8 +10,8 @@ clip: LQ.mp4, outputs of methods NAME.mp4 and, if there is one, GT.mp4. Other cl
 
 What is measured is what ships: the frames go through `gst-launch-1.0 … ! dvfacerestore ! …` as raw RGB, without a
 codec. The element must be found (GST_PLUGIN_PATH). A table in the paper's layout is printed; with --out, the folder
-gets it as table.md, all figures of each clip as results.csv, and pictures. Metrics whose library or weights are not
-here are n/a, with the reason; nothing is downloaded.
+gets it as table.md, all figures of each clip as results.csv, and pictures, in place of those of an earlier evaluation.
+Metrics whose library or weights are not here are n/a, with the reason; nothing is downloaded.
 """
 
 import argparse
