@@ -307,6 +307,10 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.drawn = 0
         """Batches so far."""
+        self.terms: dict[str, float] = {}
+        """Mean terms of the loss up to the step that was validated last."""
+        self.is_reported = True
+        """Whether the log has the checkpoint's step; not where the run was killed while it validated."""
         task.to(self.device)
         self.trained = task.trained()
         self.average = {name: value.detach().clone() for name, value in self.trained.items()}
@@ -355,6 +359,7 @@ class Trainer:
         self.step, self.seconds = training["step"], training["seconds"]
         # Checkpoints up to nano 0.12.0 do not say; their runs had one `accumulate`.
         self.drawn = training.get("drawn", self.step * self.recipe.accumulate)
+        self.terms = training.get("terms", {})
         torch.set_rng_state(training["rng"])
         if self.device.type == "cuda" and training["cuda_rng"]:
             torch.cuda.set_rng_state_all(training["cuda_rng"])
@@ -362,10 +367,12 @@ class Trainer:
     def _forget_later_lines(self) -> None:
         """Steps past the checkpoint, where an earlier one was put in its place, come again."""
         log = self.run / "log.jsonl"
+        self.is_reported = False
         if log.exists():
             whole = [line for line in log.read_text().splitlines() if line.endswith("}")]  # one may be cut off
             lines = [line for line in whole if json.loads(line)["step"] <= self.step]
             log.write_text("".join(line + "\n" for line in lines))
+            self.is_reported = any(json.loads(line)["step"] == self.step for line in lines)
 
     def save(self) -> None:
         """Writes `model.pt` and `checkpoint.pt`."""
@@ -378,6 +385,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "drawn": self.drawn,
+            "terms": self.terms,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
@@ -413,7 +421,8 @@ class Trainer:
         return self.schedule.progress(self.step, self.seconds)
 
     def train(self, dataset: ClipDataset, pause_at: int | None = None) -> None:
-        """Trains to the end of the schedule; every `recipe.every` steps it saves, validates and logs.
+        """Trains to the end of the schedule; every `recipe.every` steps it saves, validates and logs. What a run that was
+        killed while it validated has saved is validated first.
 
         `pause_at`: ends at this step as if it had been stopped there, to be resumed.
         Raises FloatingPointError where the loss is not finite.
@@ -434,6 +443,8 @@ class Trainer:
             SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step + 1) as board,
             tqdm(total=self.recipe.steps, initial=self.step, mininterval=2.0, desc=self.task.name) as bar,
         ):
+            if not self.is_reported:
+                self._report(board)
             while self.progress < 1.0 and (pause_at is None or self.step < pause_at):
                 started = time.monotonic()
                 rate = self.schedule.rate(self.step, self.progress)
@@ -452,9 +463,10 @@ class Trainer:
                         board.add_scalar(f"loss/{name}", value, self.step)
                     board.add_scalar("learning_rate", rate, self.step)
                 if self.step % self.recipe.every == 0 or last:
-                    self.save()  # first: a run that is killed while it validates keeps its weights
                     # A term may take part in some of the steps only.
-                    self._report({name: sum(values) / len(values) for name, values in sums.items()}, board)
+                    self.terms = {name: sum(values) / len(values) for name, values in sums.items()}
+                    self.save()  # first: a run that is killed while it validates keeps its weights
+                    self._report(board)
                     sums.clear()
 
     def _step(self, batches: Batches, rate: float) -> dict[str, float]:
@@ -513,27 +525,28 @@ class Trainer:
             for parameter, rows in moved:
                 self.average[names[id(parameter)]][rows] = parameter[rows]
 
-    def _report(self, terms: dict[str, float], board: Any) -> None:
-        """Validates the averaged model; writes the log's line, the sample sheet and TensorBoard's figures."""
+    def _report(self, board: Any) -> None:
+        """Validates the averaged model; writes the sample sheet, TensorBoard's figures and the log's line."""
         self.task.parts.eval()
         with self.averaged(), torch.no_grad(), self.autocast():
             validation = self.task.validate()
         self.task.parts.train()
-        record = {
-            "step": self.step,
-            "minutes": round(self.seconds / 60, 2),
-            **{name: round(value, 5) for name, value in terms.items()},
-            **{name: round(value, 4) for name, value in validation.figures.items()},
-        }
-        with (self.run / "log.jsonl").open("a") as log:
-            log.write(json.dumps(record) + "\n")
-        tqdm.write(json.dumps(record))
         for name, value in validation.figures.items():
             board.add_scalar(f"validation/{name}", value, self.step)
         sheet = np.concatenate(validation.rows)
         Image.fromarray(sheet).save(self.run / f"sheet_{self.step:06d}.png")
         board.add_image("degraded, restored, clean", sheet, self.step, dataformats="HWC")
         board.flush()
+        record = {
+            "step": self.step,
+            "minutes": round(self.seconds / 60, 2),
+            **{name: round(value, 5) for name, value in self.terms.items()},
+            **{name: round(value, 4) for name, value in validation.figures.items()},
+        }
+        with (self.run / "log.jsonl").open("a") as log:  # last: a step that has its line has all the rest
+            log.write(json.dumps(record) + "\n")
+        tqdm.write(json.dumps(record))
+        self.is_reported = True
 
 
 def decibels(mse: Tensor) -> Tensor:

@@ -100,16 +100,46 @@ def test_a_loss_that_explodes_stops_the_run(cache, tmp_path):
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_a_validation_that_fails_loses_no_weights(cache, tmp_path, monkeypatch):
-    plan = recipe(steps=4, every=2)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(Line, "validate", Mock(side_effect=RuntimeError("killed")))
-        Trainer(Line(), plan, tmp_path).train(ClipDataset(cache))
-    assert (tmp_path / "model.pt").exists()
-    resumed = Trainer(Line(), plan, tmp_path)
-    assert resumed.step == 2
-    resumed.train(ClipDataset(cache))
-    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [4]
+@pytest.mark.parametrize("killed_at", [2, 4])
+def test_a_run_killed_while_it_validates_loses_nothing(cache, tmp_path, monkeypatch, killed_at):
+    """Not its weights, and not the step's line and sheet, be it the last one's."""
+    plan, validate = recipe(steps=4, every=2), Line.validate
+    calls = []
+
+    def validate_or_die(self):
+        calls.append(1)
+        if 2 * len(calls) == killed_at:
+            raise RuntimeError("killed")
+        return validate(self)
+
+    logs = []
+    for run in (tmp_path / "killed", tmp_path / "whole"):
+        torch.manual_seed(0)
+        trainer = Trainer(Line(), plan, run)
+        if run.name == "killed":
+            with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+                patch.setattr(Line, "validate", validate_or_die)
+                trainer.train(ClipDataset(cache))
+            assert (run / "model.pt").exists()
+            trainer = Trainer(Line(), plan, run)
+            assert trainer.step == killed_at
+        trainer.train(ClipDataset(cache))
+        logs.append([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()])
+        assert [path.name for path in sorted(run.glob("sheet_*.png"))] == ["sheet_000002.png", "sheet_000004.png"]
+    for line in sum(logs, []):
+        del line["minutes"]
+    assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == [2, 4], "its terms, too"
+    Trainer(Line(), plan, tmp_path / "killed").train(ClipDataset(cache))
+    assert len((tmp_path / "killed/log.jsonl").read_text().splitlines()) == 2, "once"
+
+
+def test_a_step_has_its_line_when_all_the_rest_is_there(cache, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no room"):
+        patch.setattr("PIL.Image.Image.save", Mock(side_effect=OSError("no room")))
+        Trainer(Line(), recipe(steps=1), tmp_path).train(ClipDataset(cache))
+    assert not (tmp_path / "log.jsonl").exists()
+    Trainer(Line(), recipe(steps=1), tmp_path).train(ClipDataset(cache))
+    assert (tmp_path / "sheet_000001.png").exists() and (tmp_path / "log.jsonl").read_text().count("\n") == 1
 
 
 def test_accumulation_is_a_mean_and_the_average_lags(cache, tmp_path):
