@@ -57,7 +57,9 @@ class Stage:
         return ClipDataset(self.cache, "train", self.recipe.mix.weights(), **shares)
 
     def notes(self) -> list[str]:
-        """What the user of stage 2 should know: weights that nobody has trained."""
+        """What the user should know of stage 2: weights that nobody has trained."""
+        if self.name != "restorer":
+            return []
         notes, found = self.config.notes(), self.init.get("stage")
         if self.model.prior is not None and not self.resumes and found not in ("prediction", "restorer"):
             of = f"of stage {found!r}, not of --part prediction" if found else "not given"
@@ -155,6 +157,20 @@ def overridden(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     return replace(recipe, **given)
 
 
+def notes_of_resuming(stage: Stage, trainer: Trainer) -> list[str]:
+    """What the user should know of a run that has begun before; none of a new one."""
+    if not stage.resumes:
+        return []
+    if trainer.progress >= 1.0:
+        return [f"{stage.run} is finished (step {trainer.step}); use another --run"]
+    notes = []
+    if stage.init:
+        notes.append(f"{stage.run} goes on from step {trainer.step}; --init is not used")
+    if trainer.changes:
+        notes.append(f"{stage.run} goes on with a changed recipe: {'; '.join(trainer.changes)}")
+    return notes
+
+
 def check_phases(recipe: Recipe, config: Config) -> None:
     """Raises ValueError where the model cannot take the crops."""
     stride, grid = config.vae.temporal_stride, config.prior.grid_stride
@@ -218,7 +234,7 @@ def fill(model: DVFace, init: dict[str, Any], args: argparse.Namespace) -> None:
 def parse_stage(description: str, stages: tuple[str, ...], argv: list[str] | None) -> Stage:
     """Reads the command line and builds the model, with its weights.
 
-    Raises ValueError or FileNotFoundError that says what is wrong.
+    Raises ValueError or OSError that says what is wrong.
     """
     args = parser_for(description, stages).parse_args(argv)
     name = args.part if len(stages) > 1 else stages[0]
@@ -234,6 +250,8 @@ def parse_stage(description: str, stages: tuple[str, ...], argv: list[str] | Non
     for flag, value in (("--workers", args.workers), ("--seed", args.seed), ("--threads", args.threads or 1)):
         if value < 0:
             raise ValueError(f"{flag}: expected 0 or more, found {value}")
+    if args.run.exists() and not args.run.is_dir():
+        raise ValueError(f"--run {args.run}: expected a folder, found a file; use another --run")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -276,12 +294,11 @@ def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv:
             stage.about(dataset),
             stage.workers,
         )
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+    except (OSError, ModuleNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if stage.name == "restorer":
-        for note in stage.notes():
-            print(f"note: {note}", file=sys.stderr)
+    for note in (*stage.notes(), *notes_of_resuming(stage, trainer)):
+        print(f"note: {note}", file=sys.stderr)
     try:
         trainer.train(dataset, stage.pause_at)
     except FloatingPointError as error:

@@ -275,6 +275,21 @@ def load_parts(model: DVFace, state: dict[str, Tensor], what: str) -> list[str]:
     return [part for part in absent if part not in unused]
 
 
+def changed_fields(old: dict[str, Any], new: dict[str, Any], table: str = "") -> list[str]:
+    """What differs between two recipes (`asdict`), as lines "field: old -> new"; a field that one of them lacks is
+    "none" there."""
+    lines = []
+    for name in {**old, **new}:
+        before, after = old.get(name, "none"), new.get(name, "none")
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += changed_fields(before, after, f"{table}{name}.")
+        elif before != after:
+            if name == "phases":
+                before, after = (" ".join(":".join(map(str, phase.values())) for phase in x) for x in (before, after))
+            lines.append(f"{table}{name}: {before} -> {after}")
+    return lines
+
+
 class Trainer:
     """Trains a task over its recipe's schedule, in the folder `run`, resumed where that has a checkpoint.
 
@@ -282,7 +297,9 @@ class Trainer:
     `about` says of it. Both can be given to the next stage's `--init` and to `dvface.export`. Besides these:
     `log.jsonl`, `sheet_*.png`, `tensorboard/`.
 
-    Raises ValueError for a precision that the device lacks, and for a checkpoint of another stage, config or recipe.
+    A recipe or a seed that has changed since is taken up; `changes` says what. Raises ValueError for a precision that
+    the device lacks, and for a checkpoint of another stage or config, or of a recipe that trains other parts or with
+    other optimizers; OSError where `run` cannot be made.
     """
 
     def __init__(
@@ -311,6 +328,8 @@ class Trainer:
         """Mean terms of the loss up to the step that was validated last."""
         self.is_reported = True
         """Whether the log has the checkpoint's step; not where the run was killed while it validated."""
+        self.changes: list[str] = []
+        """What is not as it was in a resumed run's recipe: "field: old -> new"."""
         task.to(self.device)
         self.trained = task.trained()
         self.average = {name: value.detach().clone() for name, value in self.trained.items()}
@@ -331,8 +350,11 @@ class Trainer:
                     f"{self.checkpoint}: expected a checkpoint of {key} {self.about[key]!r}, found {state.get(key)!r}; "
                     "use another --run"
                 )
-        check_architecture(state, self.task.model.config, self.checkpoint)
-        load_parts(self.task.model, state["model"], str(self.checkpoint))
+        try:
+            check_architecture(state, self.task.model.config, self.checkpoint)
+            load_parts(self.task.model, state["model"], str(self.checkpoint))
+        except ValueError as error:
+            raise ValueError(f"{error}; use another --run") from error
         try:
             self._take_up(state["training"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -354,12 +376,18 @@ class Trainer:
             self.task.critic.load_state_dict(training["critic"])
             states += zip(self.critic_optimizers, training["critic_optimizers"], strict=True)
         for optimizer, state in states:
+            options = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
             optimizer.load_state_dict(state)
+            for group, own in zip(optimizer.param_groups, options, strict=True):
+                group.update(own)  # the state has the old recipe's weight decay
         self.scaler.load_state_dict(training["scaler"])
         self.step, self.seconds = training["step"], training["seconds"]
         # Checkpoints up to nano 0.12.0 do not say; their runs had one `accumulate`.
         self.drawn = training.get("drawn", self.step * self.recipe.accumulate)
         self.terms = training.get("terms", {})
+        if "recipe" in training:  # checkpoints up to nano 0.12.0 do not say
+            old = {**training["recipe"], "seed": training["seed"]}
+            self.changes = changed_fields(old, {**asdict(self.recipe), "seed": self.seed})
         torch.set_rng_state(training["rng"])
         if self.device.type == "cuda" and training["cuda_rng"]:
             torch.cuda.set_rng_state_all(training["cuda_rng"])
@@ -386,6 +414,8 @@ class Trainer:
             "seconds": self.seconds,
             "drawn": self.drawn,
             "terms": self.terms,
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
@@ -421,8 +451,8 @@ class Trainer:
         return self.schedule.progress(self.step, self.seconds)
 
     def train(self, dataset: ClipDataset, pause_at: int | None = None) -> None:
-        """Trains to the end of the schedule; every `recipe.every` steps it saves, validates and logs. What a run that was
-        killed while it validated has saved is validated first.
+        """Trains to the end of the schedule; every `recipe.every` steps it saves, validates and logs. A step that a run
+        has saved, but was killed before it was validated, is validated first.
 
         `pause_at`: ends at this step as if it had been stopped there, to be resumed.
         Raises FloatingPointError where the loss is not finite.
