@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .clips import ClipDataset, crop_of, shown_face
 from .config import Config, load_config
 from .face_region import Box
-from .frames import to_float, to_u8
+from .frames import to_float
 from .losses import MS_SSIM_SIDE
 from .model import DVFace
 from .prior import PriorExtractor
@@ -86,10 +85,10 @@ class Stage:
 
     def validation_clips(
         self, presets: tuple[str, ...], limit: int, frames: int = VALIDATED_FRAMES, view: str = "whole"
-    ) -> Iterator[tuple[Tensor, Tensor, str, Box]]:
-        """At most `limit` held-out (clean, degraded, preset, face) of each preset: videos [1, T, 3, H, W] in [-1, 1] on
-        the stage's device, spread over the people; `view` as clips.py says: whole, halved or composited. `face`: its
-        box in pixels.
+    ) -> Iterator[tuple[Tensor, Tensor, str, Box, str]]:
+        """At most `limit` held-out (clean, degraded, preset, face, clip) of each preset: videos [1, T, 3, H, W] in
+        [-1, 1] on the stage's device, spread over the people; `view` as clips.py says: whole, halved or composited.
+        `face`: its box in pixels. `clip`: its name in the cache.
 
         Raises FileNotFoundError where the cache has none.
         """
@@ -103,13 +102,7 @@ class Stage:
                     to_float(torch.from_numpy(x))[None] for x in dataset.pair(line, preset, frames, view)
                 )
                 face = crop_of(shown_face(line), 0, 0, clean.shape[-1] / line["size"])
-                yield clean.to(self.device), degraded.to(self.device), preset, face
-
-
-def sheet_row(degraded: Tensor, restored: Tensor, clean: Tensor) -> np.ndarray:
-    """The middle frames of three videos [1, T, 3, H, W] side by side, u8 [H, 3 W, 3]."""
-    middle = clean.shape[1] // 2
-    return np.concatenate([to_u8(video[0, middle][None]).cpu().numpy()[0] for video in (degraded, restored, clean)], 1)
+                yield clean.to(self.device), degraded.to(self.device), preset, face, line["id"]
 
 
 def parser_for(description: str, stages: tuple[str, ...]) -> argparse.ArgumentParser:

@@ -21,7 +21,8 @@ from .perceptual import VggLoss
 from .prior import PriorExtractor
 from .prior_decoder import Usage, prior_decoder, quantise
 from .recipe import CodesRecipe, PredictionRecipe
-from .stage import Stage, run_stage, sheet_row
+from .sheets import sheet_row
+from .stage import Stage, run_stage
 from .training import Task, Validation, psnr
 
 NAMES = ("spatial", "temporal")
@@ -125,10 +126,11 @@ class CodesTask(Task):
 
     def validate(self) -> Validation:
         values, rows = [], []
-        for clean, degraded, *_ in self.stage.validation_clips(("light",), limit=4):
+        for clean, degraded, preset, _, clip in self.stage.validation_clips(("light",), limit=4):
             drawn, _ = self.draw(clean)
             values.append(psnr(drawn, clean))
-            rows.append(sheet_row(degraded, drawn, clean))
+            videos = {"degraded (not seen)": degraded, "drawn from clean": drawn, "clean": clean}
+            rows.append(sheet_row(f"{preset}, {clip}", videos))
         shares = {f"usage_{name}": float(self.usage[name].share) for name in NAMES}
         return Validation({"psnr": sum(values) / len(values), **shares}, rows)
 
@@ -178,7 +180,7 @@ class PredictionTask(Task):
         right: dict[str, list[float]] = {name: [] for name in NAMES}
         used: dict[str, set[int]] = {name: set() for name in NAMES}
         rows = []
-        for clean, degraded, *_ in self.stage.validation_clips(("strong", "light"), limit=4):
+        for clean, degraded, preset, _, clip in self.stage.validation_clips(("strong", "light"), limit=4):
             truth = self.truth(clean)
             logits = self.prior.logits(self.prior.latents(degraded))
             codes = 0.0
@@ -187,7 +189,8 @@ class PredictionTask(Task):
                 right[name].append(float((predicted == truth[name]).float().mean()))
                 used[name].update(predicted.flatten().tolist())
                 codes = codes + book(predicted)
-            rows.append(sheet_row(degraded, self.decoder(codes), clean))
+            videos = {"degraded": degraded, "drawn from codes": self.decoder(codes), "clean": clean}
+            rows.append(sheet_row(f"{preset}, {clip}", videos))
         figures = {f"accuracy_{name}": sum(values) / len(values) for name, values in right.items()}
         for name, book in codebooks(self.prior).items():
             figures[f"usage_{name}"] = len(used[name]) / len(book.weight)

@@ -27,8 +27,9 @@ from .metrics import EVERY, detail, ssim
 from .model import DVFace
 from .perceptual import WITHOUT_PERCEPTUAL, Lpips
 from .recipe import RestorerLoss, RestorerRecipe
+from .sheets import sheet_row
 from .st_lpips import StLpips, of_middle, open_judge
-from .stage import Stage, run_stage, sheet_row
+from .stage import Stage, run_stage
 from .training import Task, Validation, decibels, psnr
 from .wan_vae import ResidualBlock
 from .warp_error import warp_error
@@ -217,7 +218,7 @@ class RestorerTask(Task):
 
         clips = list(self.stage.validation_clips(PRESETS, limit=6))
         other = self.chosen(clips[-1][1])[1]
-        for clean, degraded, preset, _ in clips:
+        for clean, degraded, preset, _, clip in clips:
             latent, logits, priors, step, restored = self.step_by_step(degraded)
             before, truth_latent = psnr(degraded, clean), model.vae.encode(clean).float()
             gain = psnr(restored, clean) - before
@@ -235,7 +236,8 @@ class RestorerTask(Task):
             add(f"detail_{preset}", detail(found, truth, everywhere))
             count = len(values[f"gain_{preset}"])
             if count <= 2:
-                rows.append(sheet_row(degraded, restored, clean))
+                videos = {"degraded": degraded, "restored": restored, "clean": clean}
+                rows.append(sheet_row(f"{preset}, {clip}", videos))
             if model.prior is None:
                 continue
             for entries, logit in zip(used, logits, strict=True):
@@ -252,7 +254,7 @@ class RestorerTask(Task):
                     add(f"worth_{preset}_{name}", before + gain - psnr(model.decode(changed, degraded), clean))
             other = priors
         for view, presets in VIEWS.items():
-            for clean, degraded, preset, face in self.stage.validation_clips(presets, limit=6, view=view):
+            for clean, degraded, preset, face, _ in self.stage.validation_clips(presets, limit=6, view=view):
                 *_, restored = self.step_by_step(degraded)
                 inside = torch.from_numpy(ellipse(face, *clean.shape[-2:]))
                 for name, where in (("gain", ...), ("face", (..., inside))):

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .losses import charbonnier, gradient_loss, kl_loss
 from .recipe import VaeRecipe
-from .stage import Stage, run_stage, sheet_row
+from .sheets import sheet_row
+from .stage import Stage, run_stage
 from .training import Task, Validation, psnr
 
 
@@ -41,10 +42,11 @@ class VaeTask(Task):
 
     def validate(self) -> Validation:
         values, rows = [], []
-        for clean, degraded, *_ in self.stage.validation_clips(("light",), limit=4):
+        for clean, degraded, preset, _, clip in self.stage.validation_clips(("light",), limit=4):
             drawn = self.model.vae.decoder(self.model.vae.encode(clean))
             values.append(psnr(drawn, clean))
-            rows.append(sheet_row(degraded, drawn, clean))
+            videos = {"degraded (not seen)": degraded, "drawn from clean": drawn, "clean": clean}
+            rows.append(sheet_row(f"{preset}, {clip}", videos))
         return Validation({"psnr": sum(values) / len(values)}, rows)
 
 

@@ -11,24 +11,25 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .clips import ClipDataset
 from .config import Config
+from .figures import save_png
 from .frames import to_float
 from .model import DVFace
 from .optimizers import optimizers_for
 from .recipe import Phase, Recipe
+from .sheets import SheetRow, sample_sheet
 from .weights import load_strictly
 
 PARTS = ("vae", "prior", "dit")
@@ -156,10 +157,10 @@ class Batches:
 
 @dataclass
 class Validation:
-    """Figures by name, and rows of u8 pictures [H, 3 W, 3] for the sample sheet: degraded | restored | clean."""
+    """Figures by name, and rows of the sample sheet, at least one."""
 
     figures: dict[str, float]
-    rows: list[np.ndarray] = field(default_factory=list)
+    rows: list[SheetRow]
 
 
 def has_weights(module: nn.Module | None) -> bool:
@@ -563,9 +564,9 @@ class Trainer:
         self.task.parts.train()
         for name, value in validation.figures.items():
             board.add_scalar(f"validation/{name}", value, self.step)
-        sheet = np.concatenate(validation.rows)
-        Image.fromarray(sheet).save(self.run / f"sheet_{self.step:06d}.png")
-        board.add_image("degraded, restored, clean", sheet, self.step, dataformats="HWC")
+        sheet = sample_sheet(validation.rows)
+        save_png(self.run / f"sheet_{self.step:06d}.png", sheet)
+        board.add_image(", ".join(validation.rows[0].pictures), sheet, self.step, dataformats="HWC")
         board.flush()
         record = {
             "step": self.step,

@@ -2,6 +2,7 @@
 """What the user is told where a folder already has a run, or something else."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,15 @@ def copy_of(run: Path, tmp_path: Path, **changed: object) -> Path:
     (tmp_path / "run").mkdir()
     torch.save(state, tmp_path / "run/checkpoint.pt")
     return tmp_path / "run"
+
+
+def test_a_cut_line_of_the_log_comes_again(cache, first_run, tmp_path):
+    shutil.copytree(first_run, tmp_path / "run")
+    log = tmp_path / "run/log.jsonl"
+    whole = log.read_text()
+    log.write_text(whole[:-20])
+    assert vae(cache, tmp_path / "run", "--pause-at", "1") == 0
+    assert log.read_text() == whole
 
 
 def test_an_init_that_is_not_used_is_told_of(cache, first_run, tmp_path, capsys):

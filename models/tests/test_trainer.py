@@ -19,6 +19,7 @@ from dvface.model import DVFace
 from dvface.prior import Codebook
 from dvface.prior_decoder import Usage, quantise
 from dvface.recipe import Phase, load_training
+from dvface.sheets import SheetRow
 from dvface.train_prior import CodesTask
 from dvface.training import Batches, Schedule, Task, Trainer, Validation, psnr
 
@@ -90,7 +91,8 @@ class Line(Task):
         return {"square": (drawn - degraded.mean()).square().sum() * (float("nan") if progress >= self.bad_from else 1)}
 
     def validate(self):
-        return Validation({"value": float(self.value.weight)}, [np.zeros((4, 12, 3), np.uint8)])
+        row = SheetRow("grey", {"grey": np.zeros((4, 12, 3), np.uint8)})
+        return Validation({"value": float(self.value.weight)}, [row])
 
 
 def test_a_loss_that_explodes_stops_the_run(cache, tmp_path):

@@ -17,6 +17,7 @@ from dvface import export, held_out, train_prior, train_restorer, train_vae
 from dvface.clips import ClipDataset
 from dvface.config import CONFIG_DIR, load_config
 from dvface.dit import DVFACE_PARTS
+from dvface.figures import BAR, bar
 from dvface.flow import dis_flow
 from dvface.frames import to_float
 from dvface.losses import warp_loss
@@ -33,6 +34,13 @@ MAINS = {
     "prediction": (train_prior.main, ["--part", "prediction"]),
     "restorer": (train_restorer.main, []),
 }
+COLUMNS = {
+    "vae": ("degraded (not seen)", "drawn from clean", "clean"),
+    "codes": ("degraded (not seen)", "drawn from clean", "clean"),
+    "prediction": ("degraded", "drawn from codes", "clean"),
+    "restorer": ("degraded", "restored", "clean"),
+}
+"""Of the sample sheets."""
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +224,14 @@ def test_stage_two_says_what_a_bundle_needs(runs):
 def test_files_of_a_run(runs, stage):
     last = log_of(runs[stage])[-1]
     sheet = np.array(Image.open(runs[stage] / f"sheet_{last['step']:06d}.png"))
-    assert sheet.shape[0] % SIDE == 0 and sheet.shape[1:] == (3 * SIDE, 3)
-    degraded, restored, clean = (sheet[:, i * SIDE : (i + 1) * SIDE].astype(float) for i in range(3))
+    columns = COLUMNS[stage]
+    assert (sheet.shape[0] - BAR) % (BAR + SIDE) == 0 and sheet.shape[1:] == (3 * SIDE, 3)
+    assert np.array_equal(sheet[:BAR], np.hstack([bar(name, SIDE) for name in columns]))
+    rows, preset = sheet[BAR:].reshape(-1, BAR + SIDE, 3 * SIDE, 3), "light" if len(columns[0]) > 8 else "strong"
+    texts = (f"{preset}, clip{n}, frame 4" for n in (0, 1))
+    assert any(np.array_equal(rows[0, :BAR], bar(text, 3 * SIDE)) for text in texts)
+    rows = rows[:, BAR:]
+    degraded, restored, clean = (rows[:, :, i * SIDE : (i + 1) * SIDE].astype(float) for i in range(3))
     assert degraded.std() > 10 and clean.std() > 10 and np.abs(degraded - clean).mean() > 2
     assert 0 < np.abs(restored - clean).mean() < 60
     events = EventAccumulator(str(runs[stage] / "tensorboard"), size_guidance={"images": 0}).Reload()
@@ -226,7 +240,7 @@ def test_files_of_a_run(runs, stage):
     assert [event.step for event in curve] == list(range(10, last["step"] + 1, 10))
     figure = next(name for name in last if name.startswith(("psnr", "accuracy", "gain")))
     assert events.Scalars(f"validation/{figure}")[-1].value == pytest.approx(last[figure], abs=1e-3)
-    assert len(events.Images("degraded, restored, clean")) == len(log_of(runs[stage]))
+    assert len(events.Images(", ".join(columns))) == len(log_of(runs[stage]))
 
 
 # --- a run that is stopped goes on as if it had not been
@@ -306,15 +320,6 @@ def test_what_a_cache_lacks_is_told_at_the_start(cache, tmp_path, capsys):
     assert train_vae.main(["tiny", "--cache", str(tmp_path / "short"), "--run", str(tmp_path / "run")]) == 1
     assert "no entry of split 'validation'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_a_cut_line_of_the_log_comes_again(cache, runs, tmp_path):
-    shutil.copytree(runs["vae"], tmp_path / "run")
-    log = tmp_path / "run/log.jsonl"
-    whole = log.read_text()
-    log.write_text(whole[:-20])
-    command("vae", cache, tmp_path / "run")
-    assert log.read_text() == whole
 
 
 def test_an_extractor_that_nobody_trained_is_told_of(cache, runs, tmp_path, capsys):
