@@ -43,8 +43,9 @@ from .training import check_architecture, read_checkpoint
 from .verify import LIMITS, Outputs, ParityError
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-LICENSES = {"light": "MIT", "wan": "Apache-2.0"}
-"""Of the weights, by the kind of VAE: what Wan's weights become stays under their licence."""
+LICENSES = {"light": "unstated", "wan": "Apache-2.0"}
+"""Of the weights where none is given, by the kind of VAE: what Wan's weights become stays under their licence; of all
+others only who trained them can say, and a manifest has to have a text."""
 TRAINED = "restorer"
 """The stage whose checkpoints have all parts trained."""
 CHECKED = "soft"
@@ -286,7 +287,7 @@ def export_bundle(
     description: str = "",
     trained_on: str = "",
     *,
-    license_name: str = "MIT",
+    license_name: str = LICENSES["light"],
     dtype: str = "f32",
     unverified: bool = False,
     external_bytes: int = onnx_graph.EXTERNAL_BYTES,
@@ -470,7 +471,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=pixel_size, metavar="WIDTHxHEIGHT", help="frame size (default: the config's)")
     parser.add_argument("--version", default="0.1.0")
-    parser.add_argument("--license", help="licence of the weights (default: MIT; of Wan's, Apache-2.0)")
+    parser.add_argument("--license", help="licence of the weights (default: unstated; of Wan's, Apache-2.0)")
     args = parser.parse_args(argv)
     try:
         return export(args)
@@ -485,7 +486,10 @@ def export(args: argparse.Namespace) -> int:
     config = resized(load_config(args.config), args.window, args.size, args.overlap)
     model, description, trained_on = load_model(config, args.checkpoint)
     print(f"{config.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.3f} M parameters, {memory()}", flush=True)
-    for note in config.notes():
+    license_name, notes = args.license or LICENSES[config.vae.kind], config.notes()
+    if license_name == LICENSES["light"]:
+        notes.append(f"{MANIFEST} says that the licence of the weights is {license_name}: --license NAME states it")
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     windows, frames = int8_windows(args.int8, config) if args.int8 else (None, None)
     if args.frames:
@@ -493,7 +497,7 @@ def export(args: argparse.Namespace) -> int:
     report = export_bundle(
         model, args.out, check_frames(config) if frames is None else torch.from_numpy(frames), args.version,
         description, trained_on,
-        license_name=args.license or LICENSES[config.vae.kind], dtype=args.dtype, unverified=args.unverified,
+        license_name=license_name, dtype=args.dtype, unverified=args.unverified,
         int8_windows=windows, plain=args.plain_attention, unchecked=args.unchecked, device=device,
         log=lambda line: print(line, flush=True),
     )  # fmt: skip

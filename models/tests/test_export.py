@@ -396,8 +396,17 @@ def test_errors_of_the_command_line(tmp_path, monkeypatch, capsys, words, change
 def test_a_checkpoint_becomes_a_bundle(tmp_path, capsys):
     assert export.main(["tiny", str(checkpoint(tmp_path)), str(tmp_path / "out"), "--version", "1.2.3"]) == 0
     about = tomllib.loads((tmp_path / "out/bundle.toml").read_text())
-    assert (about["version"], about["license"], about["description"]) == ("1.2.3", "MIT", "small")
-    assert "verified in ONNX Runtime" in capsys.readouterr().out
+    assert (about["version"], about["license"], about["description"]) == ("1.2.3", "unstated", "small")
+    told = capsys.readouterr()
+    assert "verified in ONNX Runtime" in told.out
+    assert "note: bundle.toml says that the licence of the weights is unstated: --license NAME states it" in told.err
+
+
+def test_a_licence_is_the_one_that_is_given(tmp_path, capsys):
+    words = ["tiny", str(checkpoint(tmp_path)), str(tmp_path / "out"), "--license", "CC-BY-4.0", "--unchecked"]
+    assert export.main(words) == 0
+    assert tomllib.loads((tmp_path / "out/bundle.toml").read_text())["license"] == "CC-BY-4.0"
+    assert "note" not in capsys.readouterr().err
 
 
 def test_random_weights_leave_no_part_without_effect(tmp_path, monkeypatch):
