@@ -39,6 +39,8 @@ class Codebook(nn.Module):
 class CodeTransformer(nn.Module):
     """Predicts code indices from latents over all tokens of a window (T_s and T_t of section 3.2).
 
+    As in CodeFormer it ends in a classifier, whose logits' argmax is the code: the cross-entropy of eq. 11 wants a
+    probability for each entry, which eq. 6 as printed, the argmin of distances to the entries, does not give.
     Pre-norm layers as in CodeFormer; rotary instead of learned positions, so that any window and crop can be used.
     [B, t, h, w, code_dim] to logits [B, t, h, w, entries].
     """
