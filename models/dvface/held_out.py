@@ -3,6 +3,7 @@
 a training log, to choose between checkpoints, and to see whether one dares too much or too little.
 
     python -m dvface.held_out nano A.pt B.pt --cache models/cache
+    python -m dvface.held_out nano A.pt ABLATION.toml=C.pt --cache models/cache
 
 Restored in PyTorch, unlike `dvface.evaluate`, which measures what ships; its clips are never among these.
 """
@@ -67,6 +68,17 @@ def load(config: Config, path: Path) -> DVFace:
     if absent := load_parts(model, state["model"], str(path)):
         raise ValueError(f"{path}: expected weights of all parts, found none of {', '.join(absent)}")
     return model.eval()
+
+
+def config_and_path(text: str, default: str) -> tuple[Config, Path]:
+    """Of an argument `CHECKPOINT`, or `CONFIG=CHECKPOINT` where it is of another config than the default one.
+
+    Raises FileNotFoundError or ValueError where a config cannot be read.
+    """
+    name, equals, path = text.partition("=")
+    if not equals or Path(text).exists():
+        return load_config(default), Path(text)
+    return load_config(name), Path(path)
 
 
 @torch.no_grad()
@@ -138,7 +150,12 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dvface.held_out", description=__doc__.partition("\n\n")[0])
     parser.add_argument("config", help="name in configs/, or a path")
-    parser.add_argument("checkpoints", type=Path, nargs="+", help="model.pt or checkpoint.pt of stage 2")
+    parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="model.pt or checkpoint.pt of stage 2; CONFIG=CHECKPOINT where its config is another one",
+    )
     parser.add_argument("--cache", type=Path, required=True, help="cache of dvface.data")
     parser.add_argument("--presets", nargs="+", choices=tuple(PRESETS), default=list(PRESETS))
     parser.add_argument("--draws", type=int, default=3, help="degradations of each clip and preset (default 3)")
@@ -148,10 +165,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        config = load_config(args.config)
-        models = [load(config, path) for path in args.checkpoints]
+        pairs = [config_and_path(text, args.config) for text in args.checkpoints]
+        models = [load(config, path) for config, path in pairs]
         dataset = ClipDataset(args.cache, "validation")
-        if args.draws < 1 or args.frames < 1 or (args.frames - 1) % config.vae.temporal_stride:
+        uneven = any((args.frames - 1) % config.vae.temporal_stride for config, _ in pairs)
+        if args.draws < 1 or args.frames < 1 or uneven:
             raise ValueError(f"expected --draws of at least 1 and 4n + 1 --frames, found {args.draws}, {args.frames}")
         if not dataset.clips(args.frames):
             raise FileNotFoundError(f"{args.cache}: expected held-out clips of {args.frames} frames, found none")
@@ -159,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     found = outcomes(models, dataset, args.presets, args.draws, args.frames, open_judge())
-    print(table([str(path) for path in args.checkpoints], found))
+    print(table(args.checkpoints, found))
     return 0
 
 

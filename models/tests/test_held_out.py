@@ -9,8 +9,9 @@ from test_st_lpips import write_weights
 
 from dvface import held_out
 from dvface.clips import ClipDataset
-from dvface.config import load_config
+from dvface.config import CONFIG_DIR, load_config
 from dvface.model import DVFace
+from dvface.training import architecture
 
 
 def video(seed: int, scale: float = 0.1) -> torch.Tensor:
@@ -77,6 +78,31 @@ def test_each_checkpoint_sees_the_same_clips(cache, checkpoints, capsys):
             assert float(brighter[4]) < -1
         else:
             assert start[4:] == ["-"] * 8
+
+
+def test_checkpoints_of_several_configs_share_a_table(cache, checkpoints, tmp_path, capsys):
+    """Such as those of Tables 3 and 4."""
+    text = (CONFIG_DIR / "tiny.toml").read_text()
+    ablation, path = tmp_path / "ablation.toml", tmp_path / "a=b.pt"
+    ablation.write_text(text.replace('priors = "both"', 'priors = "none"'))
+    config = load_config(str(ablation))
+    torch.save(
+        {
+            "model": DVFace(config).state_dict(),
+            "stage": "restorer",
+            "config": config.name,
+            "architecture": architecture(config),
+        },
+        path,
+    )
+    arguments = [str(checkpoints[0]), f"{ablation}={path}", "--cache", str(cache), "--presets", "light"]
+    assert held_out.main(["tiny", *arguments]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[2] for row in rows] == arguments[:2] * 2
+    assert held_out.main(["tiny", str(path), "--cache", str(cache)]) == 1
+    assert "expected fusion.priors = 'both' as in the config, found 'none'" in capsys.readouterr().err
+    assert held_out.main(["tiny", f"none.toml={path}", "--cache", str(cache)]) == 1
+    assert "none.toml" in capsys.readouterr().err
 
 
 def test_what_is_perceived_has_its_column(cache, checkpoints, tmp_path, monkeypatch, capsys):
