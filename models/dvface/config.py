@@ -383,14 +383,25 @@ def read_config(values: dict[str, Any], folder: Path) -> Config:
     )
 
 
-def load_config(name: str | Path) -> Config:
-    """Reads a config by path, or by name from `configs/` (`nano` is `configs/nano.toml`).
-
-    Raises ValueError, with the file and the field, where a value is missing, unknown or does not fit the others.
-    """
+def config_path(name: str | Path) -> Path:
+    """The file of a config, by path or by name from `configs/`. FileNotFoundError, with the names there are, where
+    there is none."""
     path = Path(name)
     if path.suffix != ".toml":
         path = CONFIG_DIR / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.toml")))
+        raise FileNotFoundError(f"config: expected one of {known} or the path of a .toml file, found no {path}")
+    return path
+
+
+def load_config(name: str | Path) -> Config:
+    """Reads a config by path, or by name from `configs/` (`nano` is `configs/nano.toml`).
+
+    Raises ValueError, with the file and the field, where a value is missing, unknown or does not fit the others;
+    FileNotFoundError as `config_path`.
+    """
+    path = config_path(name)
     try:
         return read_config(tomllib.loads(path.read_text()), path.parent)
     except ValueError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .config import CONFIG_DIR, check_choice, read_table
+from .config import check_choice, config_path, read_table
 
 PRECISIONS = ("bf16", "f16", "f32")
 OPTIMIZERS = ("adamw", "muon")
@@ -367,11 +367,9 @@ def read_training(values: dict[str, Any]) -> Training:
 def load_training(name: str | Path) -> Training:
     """Reads the recipes of a config by path, or by name from `configs/`.
 
-    Raises ValueError with the file and the field.
+    Raises ValueError with the file and the field; FileNotFoundError as `config_path`.
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = CONFIG_DIR / f"{name}.toml"
+    path = config_path(name)
     try:
         return read_training(tomllib.loads(path.read_text()))
     except ValueError as error:

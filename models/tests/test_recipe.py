@@ -104,6 +104,15 @@ def test_the_file_is_named(tmp_path):
         load_training(path)
 
 
+@pytest.mark.parametrize("name", ["foo", "configs/foo.toml"])
+def test_an_unknown_config_is_told_with_those_that_there_are(name):
+    for load in (load_config, load_training):
+        with pytest.raises(
+            FileNotFoundError, match="config: expected one of nano, tiny, wan-1.3b or .* found no .*foo.toml$"
+        ):
+            load(name)
+
+
 def test_phases():
     assert parse_phases(["0.3:5:128:8", "1:9:384:1"]) == [Phase(0.3, 5, 128, 8), Phase(1.0, 9, 384, 1)]
     with pytest.raises(ValueError, match=r"expected shares that rise to 1\.0, found \[0\.7, 0\.3, 1\.0\]"):
