@@ -11,6 +11,7 @@ import csv
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +82,17 @@ class _Manifests:
             return {(base / row["file"]).resolve(): row for row in reader}
 
 
-def scan(folder: str | Path, exclude: tuple[str, ...] = (), images: str = "auto") -> list[Source]:
+def scan(
+    folder: str | Path, exclude: tuple[str, ...] = (), images: str = "auto", notes: list[str] | None = None
+) -> list[Source]:
     """All clips and photos under `folder`, sorted by path.
 
     A folder below `folder` with two or more files of one suffix of FRAME_SUFFIXES[images], no other media and no
-    manifest rows is one clip.
+    manifest rows is one clip; with "frames" also `folder` itself.
     exclude: sources whose label or manifest `source_repository` contains one of these texts are left out.
-    EvaluationDataError if the manifest says that a file found is for evaluation; FileNotFoundError for no such folder.
+    notes: gets one for the user where "auto" may have taken frames for photos.
+    EvaluationDataError if the manifest says that a file found is for evaluation; FileNotFoundError for no such folder;
+    ValueError where "frames" finds several images beside other media.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -95,6 +100,11 @@ def scan(folder: str | Path, exclude: tuple[str, ...] = (), images: str = "auto"
     manifests = _Manifests()
     sources: list[Source] = []
     seen: set[Path] = set()
+    numbered: list[Path] = []
+
+    def is_excluded(*names: str) -> bool:
+        return any(text in name for text in exclude for name in names)
+
     for directory, subfolders, names in os.walk(folder, followlinks=True):
         here = Path(directory)
         if here.resolve() in seen:  # a link back
@@ -102,17 +112,23 @@ def scan(folder: str | Path, exclude: tuple[str, ...] = (), images: str = "auto"
             continue
         seen.add(here.resolve())
         subfolders.sort()
-        media = sorted(here / n for n in names if Path(n).suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES)
+        media = sorted(here / n for n in names if _has_suffix(n, VIDEO_SUFFIXES | PHOTO_SUFFIXES))
         rows = [manifests.row(path) for path in media]
+        label = here.relative_to(folder).as_posix() if here != folder else folder.name
+        own = manifests.row(here)
+        is_told = any(rows) or is_excluded(label, own.get("source_repository", ""))  # then nothing is guessed of it
+        if images == "frames" and not is_told:
+            _check_frames(here, media)
         suffixes = {path.suffix.lower() for path in media}
         are_frames = len(media) >= 2 and len(suffixes) == 1 and suffixes <= FRAME_SUFFIXES[images]
-        if are_frames and here != folder and not any(rows):
-            row, label = manifests.row(here), here.relative_to(folder).as_posix()
-            refuse_evaluation(here, row)
-            person = row.get("person") or _person_of(here.name)
-            repository = row.get("source_repository", "")
-            sources.append(Source(here, "frames", person, label.replace("/", "_"), row.get("file", label), repository))
+        if are_frames and (here != folder or images == "frames") and not any(rows):
+            refuse_evaluation(here, own)
+            person = own.get("person") or _person_of(here.name)
+            repository = own.get("source_repository", "")
+            sources.append(Source(here, "frames", person, label.replace("/", "_"), own.get("file", label), repository))
             continue
+        if images == "auto" and not is_told and _are_numbered(media):
+            numbered.append(here)
         for path, row in zip(media, rows, strict=True):
             refuse_evaluation(path, row)
             kind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "photo"
@@ -120,7 +136,36 @@ def scan(folder: str | Path, exclude: tuple[str, ...] = (), images: str = "auto"
             name = path.relative_to(folder).with_suffix("").as_posix().replace("/", "_")
             person = row.get("person") or _person_of(path.stem)
             sources.append(Source(path, kind, person, name, label, row.get("source_repository", "")))
-    return [s for s in sources if not any(text in s.label or text in s.repository for text in exclude)]
+    if numbered and notes is not None:
+        more = f" and {len(numbered) - 1} more" if numbered[1:] else ""
+        notes.append(
+            f"{numbered[0]}{more}: numbered images were taken as photos; where they are the frames of clips, say "
+            "--images frames"
+        )
+    return [source for source in sources if not is_excluded(source.label, source.repository)]
+
+
+def _has_suffix(name: str, suffixes: set[str]) -> bool:
+    """Whether a file's name has one of them. Names that begin with a dot have none: macOS puts such files beside
+    images, with their suffix."""
+    return not name.startswith(".") and Path(name).suffix.lower() in suffixes
+
+
+def _check_frames(folder: Path, media: list[Path]) -> None:
+    """Raises ValueError where a folder has several images, and not all media in it are of one suffix."""
+    kinds = {path.suffix.lower(): path.name for path in reversed(media)}
+    if len(kinds) > 1 and sum(_has_suffix(path.name, PHOTO_SUFFIXES) for path in media) > 1:
+        raise ValueError(
+            f"{folder}: expected the frames of one clip, images of one suffix, found "
+            f"{' and '.join(sorted(kinds.values()))}; move what is no frame elsewhere, or leave the folder out by "
+            "--exclude"
+        )
+
+
+def _are_numbered(media: list[Path]) -> bool:
+    """Whether two images have one name but for the numbers in it."""
+    names = [re.sub(r"\d+", "0", path.name) for path in media if _has_suffix(path.name, PHOTO_SUFFIXES)]
+    return len(set(names)) < len(names)
 
 
 def refuse_evaluation(path: Path, row: dict[str, str]) -> None:
@@ -130,12 +175,13 @@ def refuse_evaluation(path: Path, row: dict[str, str]) -> None:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames of a clip in the order of time: numbers in their names count as such, 2.png comes before 10.png."""
+    """The frames of a clip in the order of time: numbers in their names count as such, 2.png comes before 10.png.
+    Names that begin with a dot are no frames."""
 
     def place(path: Path) -> tuple[list[str | int], str]:
         return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", path.name)], path.name
 
-    return sorted((path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES), key=place)
+    return sorted((path for path in folder.iterdir() if _has_suffix(path.name, PHOTO_SUFFIXES)), key=place)
 
 
 def split_people(sources: list[Source], video_people: int, photo_people: int) -> set[str]:
@@ -178,14 +224,24 @@ def frame_count(source: Source) -> int:
     return count_frames(source.path)
 
 
+def _read_frames(folder: Path, start: int, count: int) -> Iterator[np.ndarray]:
+    """Frames of a folder, u8 RGB [H, W, 3]. ValueError, as in an evaluation, where they differ in size."""
+    shape = None
+    for path in frame_files(folder)[start : start + count]:
+        frame = read_image(path)
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise ValueError(f"{folder}: expected frames of one size, found {list(shape)} and {list(frame.shape)}")
+        yield frame
+
+
 def load_clip(source: Source, start: int, frames: int, size: int) -> np.ndarray:
     """`frames` frames from `start` on, u8 RGB [frames, size, size, 3]; of a photo what a moving camera sees.
 
-    OSError, ValueError or FFmpegError where they cannot be read.
+    OSError, ValueError or FFmpegError where they cannot be read; ValueError where frames differ in size.
     """
     if source.kind == "photo":
         return photo_clip(square(read_image(source.path), size), frames, stable_hash(f"{source.name}/camera"))
     if source.kind == "frames":
-        files = frame_files(source.path)[start : start + frames]
-        return np.stack([square(read_image(path), size) for path in files])
+        return np.stack([square(frame, size) for frame in _read_frames(source.path, start, frames)])
     return np.stack([square(frame, size) for frame in read_video(source.path, start, frames)])

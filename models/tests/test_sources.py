@@ -138,3 +138,69 @@ def test_linked_folders_are_followed_once(tmp_path):
     (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in/sub/loop").symlink_to(tmp_path / "in")
     assert [source.name for source in scan(tmp_path / "in")] == ["link_one"]
+
+
+def save_frames(folder: Path, count: int, suffix: str = "png", side: int = 72) -> None:
+    for i, frame in enumerate(moving(count, 1, side)):
+        save_png(folder / f"{i:08d}.{suffix}", frame)
+
+
+def test_files_that_begin_with_a_dot_are_no_frames_and_no_photos(tmp_path):
+    """macOS puts them beside images on other file systems."""
+    save_frames(tmp_path / "in/clip", 3)
+    save_png(tmp_path / "in/one.jpg", moving(1, 2)[0])
+    for name in ("clip/._00000000.png", "clip/._00000001.jpg", "._one.jpg"):
+        (tmp_path / "in" / name).write_bytes(b"no picture")
+    sources = scan(tmp_path / "in")
+    assert sorted((source.kind, source.name) for source in sources) == [("frames", "clip"), ("photo", "one")]
+    assert [path.name for path in frame_files(tmp_path / "in/clip")] == [f"{i:08d}.png" for i in range(3)]
+
+
+def test_an_image_beside_frames_is_named(tmp_path):
+    """All of them as photos is not what `--images frames` says."""
+    save_frames(tmp_path / "clip", 11)
+    save_png(tmp_path / "clip/cover.jpg", moving(1, 2)[0])
+    with pytest.raises(ValueError, match="clip: expected the frames of one clip, .* found 00000000.png and cover.jpg;"):
+        scan(tmp_path, images="frames")
+    assert scan(tmp_path, ("clip",), images="frames") == []
+    write_manifest(tmp_path, [{"file": "clip/cover.jpg", "split": "train", "person": "c", "source_repository": "x/y"}])
+    assert {source.kind for source in scan(tmp_path, images="frames")} == {"photo"}, "the manifest lists files"
+
+
+def test_a_folder_of_frames_itself_is_a_clip_where_one_says_so(tmp_path):
+    save_frames(tmp_path / "Clip+a+P0+C1+F0-26", 27)
+    (source,) = scan(tmp_path / "Clip+a+P0+C1+F0-26", images="frames")
+    assert (source.kind, source.name, source.person) == ("frames", "Clip+a+P0+C1+F0-26", "a+P0")
+    assert len(scan(tmp_path / "Clip+a+P0+C1+F0-26")) == 27, "which of the two a folder is its suffix does not say"
+
+
+def test_numbered_images_that_become_photos_are_noted(tmp_path):
+    def notes_of(folder: Path, images: str = "auto", exclude: tuple[str, ...] = ()) -> list[str]:
+        notes: list[str] = []
+        scan(folder, exclude, images, notes)
+        return notes
+
+    save_frames(tmp_path / "in/a", 3, "jpg")
+    save_frames(tmp_path / "in/b", 3)
+    save_frames(tmp_path / "in/c", 3)
+    assert notes_of(tmp_path / "in", exclude=("a",)) == []
+    save_png(tmp_path / "in/c/cover.jpg", moving(1, 2)[0])
+    (note,) = notes_of(tmp_path / "in")
+    assert note.startswith(f"{tmp_path / 'in/a'} and 1 more: numbered images were taken as photos")
+    assert "--images frames" in note and notes_of(tmp_path / "in", "photos") == []
+    assert notes_of(tmp_path / "in/b")[0].startswith(f"{tmp_path / 'in/b'}: numbered images")
+    save_png(tmp_path / "people/anna.png", moving(1, 2)[0])
+    save_png(tmp_path / "people/ben.png", moving(1, 3)[0])
+    assert notes_of(tmp_path / "people") == []
+
+
+def test_frames_that_differ_in_size_are_no_clip(tmp_path, capsys):
+    """As in an evaluation: cut each for itself, the picture would jump."""
+    save_frames(tmp_path / "in/good", 4)
+    save_frames(tmp_path / "in/bad", 4)
+    save_png(tmp_path / "in/bad/00000002.png", moving(1, 1, side=60)[0])
+    arguments = ["--data", tmp_path / "in", "--out", tmp_path / "out", "--size", 64, "--segment-frames", 4]
+    assert data.main(list(map(str, [*arguments, "--validation-people", 0, "--workers", 1]))) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'in/bad'}: expected frames of one size, found [72, 72, 3] and [60, 60, 3]" in told
+    assert {line["person"] for line in data.read_index(tmp_path / "out")} == {"good"}
