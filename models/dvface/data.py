@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -86,6 +87,10 @@ def _variants(presets: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 _VARIANTS = _variants(BuildOptions.presets)
 
 
+def _array_bytes(frames: int, size: int) -> int:
+    return frames * size**2 * 3
+
+
 @dataclass(frozen=True)
 class Job:
     """One clean segment and the presets to degrade it with, by the variant's file name without suffix."""
@@ -109,9 +114,10 @@ class Job:
         return self.relit_every > 0 and stable_hash(f"{self.id}/light") % self.relit_every == 0
 
     @property
-    def bytes(self) -> int:
-        """Of the clean segment and its degraded versions."""
-        return self.frames * self.size**2 * 3 * len({CLEAN, *(stem for stem, _ in self.variants)})
+    def arrays(self) -> dict[str, int]:
+        """Bytes of the clean segment and its degraded versions, by their place in the cache."""
+        stems = (CLEAN, *(stem for stem, _ in self.variants))
+        return {f"{self.split}/{self.id}/{stem}.npy": _array_bytes(self.frames, self.size) for stem in stems}
 
     def load(self) -> np.ndarray:
         """The clean segment, u8 RGB [frames, size, size, 3]."""
@@ -155,27 +161,39 @@ def _check_names(sources: list[Source]) -> None:
         raise ValueError(f"sources of one name (they may differ in suffix or data folder): {', '.join(clashes[:5])}")
 
 
-def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[str]]:
+def _all_held_out(sources: list[Source], held_out: set[str]) -> list[str]:
+    """Notes for the user where nobody is left to train with, of clips or of photos."""
+    notes = []
+    for what, option in (("clips", "people"), ("photos", "photos")):
+        people = {source.person for source in sources if (source.kind == "photo") == (what == "photos")}
+        if people and people <= held_out:
+            notes.append(f"all {len(people)} people of {what} are held out; give a smaller --validation-{option}")
+    return notes
+
+
+def plan(sources: list[Source], options: BuildOptions, lines: Sequence[dict] = ()) -> tuple[list[Job], list[str]]:
     """Jobs in the order they are built: validation, clips with the first preset, photos, the clips again.
 
-    Also returns notes for the user on what is left out: clips shorter than a segment, and what is beyond `max_gib` for
-    all arrays together, where clips come before photos, each in the order of their hash. ValueError if the held-out
-    clips alone are beyond it, or names clash.
+    lines: of the index, where the cache has one. Also returns notes for the user on what is left out: clips shorter
+    than a segment, and what is beyond `max_gib` for all arrays together, those of the index included, where clips come
+    before photos, each in the order of their hash. ValueError if the held-out clips alone are beyond it, or names
+    clash.
     """
     _check_names(sources)
     held_out = split_people(sources, options.validation_people, options.validation_photos)
+    there = {line[side]: _array_bytes(line["frames"], line["size"]) for line in lines for side in ("clean", "degraded")}
     validation: list[Job] = []
     clips: list[Job] = []
     photos: list[Job] = []
     counts, notes = _frame_counts(sources)
-    short = 0
+    short: list[str] = []
     for source in sorted(sources, key=lambda s: (stable_hash(s.name), s.name)):
         if source.name not in counts:
             continue
         if source.person in held_out:
             frames, variants = options.validation_frames, _VARIANTS
             starts = [0] if source.kind == "photo" else _segment_starts(counts[source.name], frames, 1)
-            short += not starts
+            short += [] if starts else [f"{source.name} ({counts[source.name]} of {frames} frames)"]
             validation += [
                 Job(source, "validation", i, s, frames, options.size, variants) for i, s in enumerate(starts)
             ]
@@ -186,25 +204,39 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
         else:
             frames = options.segment_frames
             starts = _segment_starts(counts[source.name], frames, options.segments)
-            short += not starts
+            short += [] if starts else [f"{source.name} ({counts[source.name]} of {frames} frames)"]
             for i, start in enumerate(starts):
                 variants = _variants(options.presets)
                 if "strong" in options.presets and stable_hash(f"{source.name}-s{i}/variants") % 2:
                     variants += (("strong1", "strong"),)
                 clips.append(Job(source, "train", i, start, frames, options.size, variants))
-    budget = options.max_gib * 2**30 - sum(job.bytes for job in validation)
-    if budget < 0:
-        raise ValueError(f"max_gib {options.max_gib}: the held-out clips alone need {-budget / 2**30:.1f} GiB more")
-    notes += [f"{short} clips left out: shorter than a segment"] if short else []
+    if short:
+        more = f" and {len(short) - 5} more" if short[5:] else ""
+        notes.append(f"clips shorter than a segment left out: {', '.join(short[:5])}{more}")
+    notes += _all_held_out(sources, held_out)
+
+    def new_bytes(jobs: list[Job]) -> list[int]:
+        return [sum(size for place, size in job.arrays.items() if place not in there) for job in jobs]
+
+    budget, needed = options.max_gib * 2**30 - sum(there.values()), sum(new_bytes(validation))
+    if needed > max(budget, 0):
+        beside = f" beside {_in_words(sum(there.values()))} that the cache has" if there else ""
+        raise ValueError(
+            f"max_gib {options.max_gib:.4g}: the held-out clips alone need {_in_words(needed - budget)} more{beside}"
+        )
+    budget -= needed
     kept = []
     for what, jobs in (("segments of clips", clips), ("photos", photos)):
-        kept.append(_within(jobs, budget))
-        budget -= sum(job.bytes for job in kept[-1])
-        if len(kept[-1]) < len(jobs):
-            more = sum(job.bytes for job in jobs[len(kept[-1]) :]) / 2**30
+        sizes = new_bytes(jobs)
+        # What the cache has already takes no room.
+        fits = [end <= budget or size == 0 for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
+        kept.append([job for job, fit in zip(jobs, fits, strict=True) if fit])
+        beyond = [size for size, fit in zip(sizes, fits, strict=True) if not fit]
+        budget -= sum(sizes) - sum(beyond)
+        if beyond:
             notes.append(
-                f"{len(jobs) - len(kept[-1])} of {len(jobs)} {what} left out: beyond {options.max_gib:.4g} GiB "
-                f"(max_gib), they need {more:.1f} GiB more"
+                f"{len(beyond)} of {len(jobs)} {what} left out: beyond {options.max_gib:.4g} GiB (max_gib), they need "
+                f"{_in_words(sum(beyond))} more"
             )
     clips, photos = kept
     first = [replace(job, variants=job.variants[:1]) for job in clips]
@@ -215,10 +247,10 @@ def plan(sources: list[Source], options: BuildOptions) -> tuple[list[Job], list[
     return jobs, notes
 
 
-def _within(jobs: list[Job], budget: float) -> list[Job]:
-    """The first jobs whose arrays together have at most `budget` bytes."""
-    ends = np.cumsum([job.bytes for job in jobs])
-    return jobs[: int(np.searchsorted(ends, budget, side="right"))]
+def _in_words(size: float) -> str:
+    """Bytes in the unit that leaves a digit before the point."""
+    power = next((n for n in (3, 2) if size >= 2 ** (10 * n)), 1)
+    return f"{size / 2 ** (10 * power):.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def shuffled(identity: str) -> tuple[int, str]:
@@ -330,7 +362,7 @@ def build(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     lines = read_index(out)
-    jobs, notes = plan(sources, options)
+    jobs, notes = plan(sources, options, lines)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     split = {job.source.person: job.split for job in jobs}
@@ -415,7 +447,8 @@ def main(argv: list[str] | None = None) -> int:
         "--images",
         choices=FRAME_SUFFIXES,
         default="auto",
-        help="what folders of images are: frames of one clip each, photos, or by their suffix: PNG files are frames",
+        help="what folders of images are, in all of --data: frames of one clip each, photos, or by their suffix: PNG "
+        "files are frames",
     )
     parser.add_argument("--detector", type=Path, help="YuNet in ONNX form: says where faces are; else in the middle")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
@@ -428,7 +461,14 @@ def main(argv: list[str] | None = None) -> int:
         options = BuildOptions(
             **{name: getattr(args, name) for name in vars(defaults)} | {"presets": tuple(args.presets)}
         )
-        sources = [source for folder in args.data for source in scan(folder, tuple(args.exclude), args.images)]
+        sources = []
+        for folder in args.data:
+            notes: list[str] = []
+            found = scan(folder, tuple(args.exclude), args.images, notes)
+            photos = sum(source.kind == "photo" for source in found)
+            for note in (f"{folder}: {len(found) - photos} clips, {photos} photos", *notes):
+                print(f"note: {note}", file=sys.stderr)
+            sources += found
         if not sources:
             raise FileNotFoundError(f"no clip or photo under {', '.join(map(str, args.data))}")
         detect = None

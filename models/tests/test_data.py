@@ -130,8 +130,54 @@ def test_size_is_bounded(folder):
     assert [job for job in fewest if job.split == "validation"] == [job for job in jobs if job.split == "validation"]
     segments = len({job.id for job in train})
     assert f"1 of {segments} segments of clips left out: beyond" in notes[0] and "of 6 photos left out" in notes[1]
-    with pytest.raises(ValueError, match="held-out clips alone need"):
+    held_out = total([job for job in jobs if job.split == "validation"])
+    more = f"max_gib 0.0001: the held-out clips alone need {(held_out - 0.0001 * 2**30) / 2**10:.1f} KiB more$"
+    with pytest.raises(ValueError, match=more):
         plan(sources, BuildOptions(**{**vars(OPTIONS), "max_gib": 0.0001}))
+
+
+def test_size_counts_what_the_cache_has(folder, tmp_path, capsys):
+    """A second command's data come on top of the first one's."""
+    sources = scan(folder / "train")
+    clips, photos = ([s for s in sources if (s.kind == "photo") == is_photo] for is_photo in (False, True))
+    first = build(clips, tmp_path, OPTIONS, workers=1)
+
+    def bytes_of(lines: list[dict]) -> int:
+        return sum(x["frames"] * 64 * 64 * 3 for x in {x[s]: x for x in lines for s in ("clean", "degraded")}.values())
+
+    def bounded(size: float) -> BuildOptions:
+        return BuildOptions(**{**vars(OPTIONS), "max_gib": size / 2**30})
+
+    jobs, notes = plan(clips, bounded(bytes_of(first)), first)
+    assert notes == [] and len(jobs) == len(plan(clips, OPTIONS)[0]), "what is there needs no more room"
+    half = [line for line in first if line["preset"] != "medium"]
+    assert plan(clips, bounded(bytes_of(first)), half) == (jobs, notes), "nor does a build that was stopped"
+    assert plan(clips, bounded(1), first) == (jobs, notes), "nor where it is too much already"
+    alone = sum(sum(job.arrays.values()) for job in plan(photos, OPTIONS)[0])
+    assert len(plan(photos, bounded(bytes_of(first) + alone), first)[0]) == len(plan(photos, OPTIONS)[0])
+    limit = bytes_of(first) + alone - 1
+    assert bytes_of(build(photos, tmp_path, bounded(limit), workers=1)) <= limit
+    assert "note: 1 of 6 photos left out: beyond" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"held-out clips alone need .* more beside [0-9.]+ MiB that the cache has"):
+        plan(photos, bounded(bytes_of(first)), first)
+
+
+@pytest.mark.parametrize(("size", "words"), [(51, "0.0 KiB"), (2**20 - 1, "1024.0 KiB"), (3 * 2**29, "1.5 GiB")])
+def test_sizes_have_the_unit_that_suits_them(size, words):
+    assert data._in_words(size) == words
+
+
+def test_a_plan_that_leaves_nobody_to_train_with_says_so(folder):
+    sources = scan(folder / "train")
+    options = {**vars(OPTIONS), "validation_people": 6, "validation_photos": 8}
+    jobs, notes = plan(sources, BuildOptions(**options))
+    assert {job.split for job in jobs} == {"validation"}
+    assert notes == [
+        "all 3 people of clips are held out; give a smaller --validation-people",
+        "all 8 people of photos are held out; give a smaller --validation-photos",
+    ]
+    _, notes = plan(sources, BuildOptions(**options | {"validation_people": 2, "validation_photos": 7}))
+    assert notes == []
 
 
 def test_presets_of_training_clips_are_chosen(folder, tmp_path):
@@ -167,7 +213,11 @@ def test_a_wrong_preset_is_an_error_of_the_command_line(folder, tmp_path, capsys
 def test_short_clips_are_reported(folder):
     jobs, notes = plan(scan(folder / "train"), BuildOptions(**{**vars(OPTIONS), "segment_frames": 13}))
     assert not [job for job in jobs if job.source.kind == "video" and job.split == "train"]
-    assert "shorter than a segment" in notes[0]
+    short = {f"video_clip{i} (12 of 13 frames)" for i in range(5)}
+    before, named = notes[0].split(": ")
+    assert before == "clips shorter than a segment left out" and set(named.split(", ")) < short
+    _, notes = plan(scan(folder / "train"), BuildOptions(**{**vars(OPTIONS), "validation_frames": 14}))
+    assert notes[0].endswith("(12 of 14 frames)")
 
 
 def test_files_that_cannot_be_read_are_named_and_the_rest_is_built(tmp_path, capsys):

@@ -204,3 +204,22 @@ def test_frames_that_differ_in_size_are_no_clip(tmp_path, capsys):
     told = capsys.readouterr().err
     assert f"{tmp_path / 'in/bad'}: expected frames of one size, found [72, 72, 3] and [60, 60, 3]" in told
     assert {line["person"] for line in data.read_index(tmp_path / "out")} == {"good"}
+
+
+def test_what_each_data_folder_holds_is_told(tmp_path, capsys):
+    """`--images` is of all of them: folders of frames become photos, and this says so."""
+    save_frames(tmp_path / "VFHQ/clip", 4)
+    save_frames(tmp_path / "FFHQ/00000", 3)
+    folders = [str(tmp_path / name) for name in ("VFHQ", "FFHQ")]
+    options = ["--size", "32", "--segment-frames", "4", "--photo-frames", "2", "--validation-frames", "2"]
+    options += ["--validation-people", "0", "--validation-photos", "1", "--presets", "clean", "--workers", "1"]
+    out = ["--out", str(tmp_path / "out")]
+    assert data.main(["--data", folders[0], *out, *options]) == 0
+    assert f"note: {folders[0]}: 1 clips, 0 photos\n" in capsys.readouterr().err
+    assert data.main(["--data", folders[1], "--images", "photos", *out, *options]) == 0
+    assert f"note: {folders[1]}: 0 clips, 3 photos\n" in capsys.readouterr().err
+    kinds = [line["kind"] for line in data.read_index(tmp_path / "out") if line["split"] == "train"]
+    assert sorted(kinds) == ["photo", "photo", "video"]
+    assert data.main(["--data", *folders, "--images", "photos", "--out", str(tmp_path / "all"), *options]) == 0
+    told = capsys.readouterr().err
+    assert f"note: {folders[0]}: 0 clips, 4 photos\nnote: {folders[1]}: 0 clips, 3 photos\n" in told
