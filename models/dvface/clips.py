@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -60,14 +61,15 @@ class ClipDataset:
 
     mix: weight of each preset in `sample`; `clean` is the clean clip as its own degraded version, and those of FRESH
     are made from the clean clip, as are all where the cache has clean clips alone. Others that the cache lacks are left
-    out. photo_probability: how often a sample comes from a photo rather than from a clip. Shares of samples:
-    recoloured, seen in other colours; defocused, whose clean side is partly out of focus; published, whose degraded
-    side goes through one more encoder, as clips do on their way to the web. Of the samples from clips, `composited`
-    stand before another one's picture (backdrop.py) and are degraded anew, and `reduced` are scaled down and degraded
-    anew: most clips of the web are softer than their pixels allow, and a restorer that never saw a sharper one takes
-    what is slightly soft for clean. Photos are sharp enough. Of all samples, `overlaid` have bars or a caption
-    (overlays.py), which are degraded with the picture in some and as sharp on both sides in most.
-    FileNotFoundError if the cache has no entry of that split; ValueError for an unknown preset.
+    out. photo_probability: how often a sample comes from a photo rather than from a clip. Shares of samples: mirrored,
+    flipped left-right; reversed, backwards in time; recoloured, seen in other colours; defocused, whose clean side is
+    partly out of focus; published, whose degraded side goes through one more encoder, as clips do on their way to the
+    web. Of the samples from clips, `composited` stand before another one's picture (backdrop.py) and are degraded anew,
+    and `reduced` are scaled down and degraded anew: most clips of the web are softer than their pixels allow, and a
+    restorer that never saw a sharper one takes what is slightly soft for clean. Photos are sharp enough. Of all
+    samples, `overlaid` have bars or a caption (overlays.py), which are degraded with the picture in some and as sharp
+    on both sides in most.
+    FileNotFoundError if there is no cache, or it has no entry of that split; ValueError for an unknown preset.
     """
 
     def __init__(
@@ -82,25 +84,36 @@ class ClipDataset:
         reduced: float = 0.0,
         overlaid: float = 0.0,
         composited: float = 0.0,
+        mirrored: float = 0.5,
+        reversed: float = 0.5,
     ) -> None:
         self.cache, self.split = Path(cache), split
         self.recoloured, self.defocused, self.published, self.reduced = recoloured, defocused, published, reduced
         self.overlaid, self.composited = overlaid, composited
+        self.mirrored, self.reversed = mirrored, reversed
         self.mix = dict(DEFAULT_MIX if mix is None else mix)
         unknown = set(self.mix) - set(PRESETS)
         if unknown or any(weight < 0 for weight in self.mix.values()) or sum(self.mix.values()) <= 0:
             raise ValueError(f"mix: expected weights for {', '.join(PRESETS)}, found {self.mix}")
-        self.photo_probability = photo_probability
+        self.kinds = {"photo": photo_probability, "video": 1 - photo_probability}
         self.refresh()
 
     def refresh(self) -> int:
         """Read the index again, for a cache that is still being built; returns the number of pairs."""
-        lines = [line for line in read_index(self.cache) if line["split"] == self.split]
+        found = read_index(self.cache)
+        lines = [line for line in found if line["split"] == self.split]
         # The builder's processes finish in any order; this one is the same on every machine.
         self.pairs = sorted(lines, key=lambda line: (shuffled(line["id"]), line["degraded"]))
         self._groups: dict[int, dict[tuple[str, str], tuple[float, list[dict]]]] = {}
         if not self.pairs:
-            raise FileNotFoundError(f"{self.cache / INDEX}: no entry of split {self.split!r}")
+            index = self.cache / INDEX
+            if not index.exists():
+                raise FileNotFoundError(f"{self.cache}: no such cache: expected {INDEX}, which dvface.data writes")
+            why = "it is empty"
+            if found:
+                who = "everyone" if self.split == "train" else "nobody"
+                why = f"{who} is held out (--validation-people and --validation-photos of dvface.data)"
+            raise FileNotFoundError(f"{index}: no entry of split {self.split!r}: {why}")
         return len(self.pairs)
 
     def __len__(self) -> int:
@@ -112,7 +125,7 @@ class ClipDataset:
             groups = {}
             clean_alone = all(line["preset"] == CLEAN for line in self.pairs)
             fresh = tuple(PRESETS) if clean_alone else (CLEAN, *FRESH)
-            for kind, share in (("photo", self.photo_probability), ("video", 1 - self.photo_probability)):
+            for kind, share in self.kinds.items():
                 pairs = [line for line in self.pairs if line["kind"] == kind and line["frames"] >= frames]
                 for preset, weight in self.mix.items():
                     # Any pair has a clean side.
@@ -121,6 +134,23 @@ class ClipDataset:
                         groups[kind, preset] = (share * weight, lines)
             self._groups[frames] = groups
         return self._groups[frames]
+
+    def drawable(self, lengths: Iterable[int]) -> list[dict]:
+        """Index lines that samples of these numbers of frames can come from."""
+        lines = (line for frames in lengths for _, found in self._choices(frames).values() for line in found)
+        return list({line["degraded"]: line for line in lines}.values())
+
+    def notes(self, lengths: Iterable[int]) -> list[str]:
+        """What a user should know who wants samples of these numbers of frames: entries that are shorter than all."""
+        least, most = min(lengths), max(lengths)
+        names = {"photo": ("photos", "--photo-frames"), "video": ("segments of clips", "--segment-frames")}
+        short = {(line["kind"], line["frames"], line["id"]) for line in self.pairs if line["frames"] < least}
+        counts = Counter((kind, frames) for kind, frames, _ in short if self.kinds[kind] > 0)
+        return [
+            f"{count} {names[kind][0]} of {frames} frames take part in no phase, the shortest of which has {least}; "
+            f"build the cache anew with {names[kind][1]} {most}"
+            for (kind, frames), count in sorted(counts.items())
+        ]
 
     def check(self, frames: int, size: int) -> None:
         """Raises ValueError where no entry has that many frames or pixels."""
@@ -132,8 +162,8 @@ class ClipDataset:
     def sample(self, rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """A random crop: (clean, degraded), uint8 [frames, size, size, 3] each, contiguous, at the same place.
 
-        The corner is a multiple of 8 pixels, so that codec blocks keep their place; flipped left-right and reversed in
-        time with probability one half each. ValueError if no entry has that many frames or pixels.
+        The corner is a multiple of 8 pixels, so that codec blocks keep their place. ValueError if no entry has that
+        many frames or pixels.
         """
         self.check(frames, size)
         groups = self._choices(frames)
@@ -149,7 +179,7 @@ class ClipDataset:
             side = min(round(size / rng.uniform(*REDUCED)), line["size"])
         top, left = (8 * int(v) for v in rng.integers((line["size"] - side) // 8 + 1, size=2))
         where = (slice(first, first + frames), slice(top, top + side), slice(left, left + side))
-        mirrored, reverse = rng.uniform(size=2) < 0.5
+        mirrored, reverse = rng.uniform(size=2) < (self.mirrored, self.reversed)
 
         def cut(name: str) -> np.ndarray:
             crop = np.load(self.cache / name, mmap_mode="r")[where][:: -1 if reverse else 1]

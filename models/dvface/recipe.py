@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MPL-2.0
 """How a model is trained, read from the `[train.*]` tables of `configs/*.toml`: one table a stage, each with a `loss`
-table of weights under the paper's names. Every field must be there, so that a config says all that a run does."""
+table of weights under the paper's names. Every field that has no default must be there, so that a config says all that
+a run does."""
 
 import tomllib
 import typing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,6 +191,8 @@ class Recipe:
     (optimizers.py). `learning_rate` is reached after `warmup` steps and falls as a cosine to `final_rate` of it;
     `weight_decay` of matrices and kernels; `clip`: greatest norm of the gradient. `accumulate`: batches of a step.
     `ema`: decay of the averaged weights, which are what is kept. `every`: steps between two validations.
+    Shares of samples: `photo_share`, from photos rather than from clips, in phases for which the cache has photos with
+    frames enough; `mirrored`, flipped left-right; `reversed`, backwards in time.
     """
 
     steps: int
@@ -205,6 +208,9 @@ class Recipe:
     every: int
     phases: tuple[Phase, ...]
     mix: Mix
+    photo_share: float = field(default=0.4, kw_only=True)
+    mirrored: float = field(default=0.5, kw_only=True)
+    reversed: float = field(default=0.5, kw_only=True)
 
     def __post_init__(self):
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -221,7 +227,7 @@ class Recipe:
     @property
     def shares(self) -> tuple[str, ...]:
         """Fields that are shares of something."""
-        return ("final_rate", "ema")
+        return ("final_rate", "ema", "photo_share", "mirrored", "reversed")
 
     @property
     def counts(self) -> tuple[str, ...]:

@@ -50,10 +50,16 @@ class Stage:
     pause_at: int | None
     workers: int = 0
 
+    @property
+    def lengths(self) -> list[int]:
+        """Frames of the phases' samples."""
+        return [phase.frames for phase in self.recipe.phases]
+
     def dataset(self) -> ClipDataset:
         """Training clips in the recipe's mix of degradations."""
         shares = {name: getattr(self.recipe, name, 0.0) for name in SAMPLE_SHARES}
-        return ClipDataset(self.cache, "train", self.recipe.mix.weights(), **shares)
+        shares |= {"mirrored": self.recipe.mirrored, "reversed": self.recipe.reversed}
+        return ClipDataset(self.cache, "train", self.recipe.mix.weights(), self.recipe.photo_share, **shares)
 
     def notes(self) -> list[str]:
         """What the user should know of stage 2: weights that nobody has trained."""
@@ -66,9 +72,10 @@ class Stage:
         return notes
 
     def about(self, dataset: ClipDataset) -> dict[str, str]:
-        """What a bundle says of its weights."""
+        """What a bundle says of its weights: of the clips and photos that some phase can draw."""
+        seen = dataset.drawable(self.lengths)
         clips, portraits = (
-            len({pair["source"] for pair in dataset.pairs if pair["kind"] == kind}) for kind in ("video", "photo")
+            len({pair["source"] for pair in seen if pair["kind"] == kind}) for kind in ("video", "photo")
         )
         return {
             "description": self.training.description,
@@ -290,7 +297,7 @@ def run_stage(description: str, tasks: dict[str, Callable[[Stage], Task]], argv:
     except (OSError, ModuleNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for note in (*stage.notes(), *notes_of_resuming(stage, trainer)):
+    for note in (*dataset.notes(stage.lengths), *stage.notes(), *notes_of_resuming(stage, trainer)):
         print(f"note: {note}", file=sys.stderr)
     try:
         trainer.train(dataset, stage.pause_at)

@@ -20,6 +20,7 @@ def test_wan_has_the_papers_numbers():
     assert [(s.steps, s.learning_rate) for s in stages.values()] == [(250_000, 8e-5), (50_000, 8e-5), (15_000, 3e-5)]
     assert all(s.accumulate * s.phases[0].batch == 4 and s.phases[0].size == 512 for s in stages.values())
     assert (codes.loss.l1, codes.loss.per, codes.loss.feat, codes.loss.beta, codes.loss.adv) == (1, 1, 1, 0.25, 0.8)
+    assert {(s.photo_share, s.mirrored, s.reversed) for s in stages.values()} == {(0.4, 0.5, 0.5)}
     assert codes.loss.l1_smoothing == 0 and codes.mix == Mix(0, 0, 0, 1)
     assert (prediction.loss.cf, prediction.loss.ce) == (1, 0.5)
     loss = restorer.loss
@@ -68,6 +69,9 @@ def changed(path: str, value: object = None) -> dict:
         ("train.codes.steps", True, "train.codes.steps: expected int, found True"),
         ("train.codes.learning_rate", -1.0, "train.codes.learning_rate: expected more than 0, found -1.0"),
         ("train.codes.ema", 1.5, "train.codes.ema: expected 0 to 1, found 1.5"),
+        ("train.vae.photo_share", 1.5, "train.vae.photo_share: expected 0 to 1, found 1.5"),
+        ("train.vae.mirrored", -1, "train.vae.mirrored: expected 0 to 1, found -1"),
+        ("train.vae.reversed", True, "train.vae.reversed: expected float, found True"),
         ("train.codes.plain_share", 2.0, "train.codes.plain_share: expected 0 to 1, found 2.0"),
         ("train.codes.precision", "f8", "train.codes.precision: expected one of bf16, f16, f32, found 'f8'"),
         ("train.codes.loss.adv", -0.1, "train.codes.loss.adv: expected at least 0, found -0.1"),
