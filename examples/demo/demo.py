@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("input", nargs="?", type=Path, help="video file; without one, a clip is made")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to (default: demo)")
     parser.add_argument("--plugin-path", type=Path, default=Path("target/release"), help="folder of libgstdvface.so")
-    parser.add_argument("--element", default="dvfacerestore", help="element with its properties")
+    parser.add_argument("--element", default="dvfacerestore scene-cut=0.2", help="element with its properties")
     arguments = parser.parse_args()
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
