@@ -3,8 +3,8 @@
 set -eu
 . "$(dirname "$0")/lib.sh"
 
-need_packages "${apt_packages[@]}"
 need_rust
+need_packages "${apt_packages[@]}"
 need_runtime
 
 say "cargo: building the plugin"
@@ -21,6 +21,6 @@ ln -sfnr models/dvface-nano "$release/dvface-nano"
 loaded=$(GST_PLUGIN_PATH=$release gst-inspect-1.0 dvfacerestore | sed -n 's/^ *Filename *//p')
 case $loaded in
     */release/libgstdvface.so | */release/deps/libgstdvface.so) ;;
-    *) die "GStreamer does not load $release/libgstdvface.so; see: GST_DEBUG=3 GST_PLUGIN_PATH=$release gst-inspect-1.0 dvfacerestore" ;;
+    *) die "GStreamer does not load $release/libgstdvface.so; see: GST_DEBUG=3 GST_PLUGIN_PATH=${release@Q} gst-inspect-1.0 dvfacerestore" ;;
 esac
-say "built: GST_PLUGIN_PATH=$release gst-inspect-1.0 dvfacerestore"
+say "built: GST_PLUGIN_PATH=${release@Q} gst-inspect-1.0 dvfacerestore"

@@ -5,9 +5,9 @@ set -eu
 input=${INPUT:+$(realpath -m -- "$INPUT")}
 . "$(dirname "$0")/lib.sh"
 
-[ -z "$input" ] || [ -f "$input" ] || die "INPUT=$INPUT: no such file"
+[ -z "$input" ] || [ -f "$input" ] || die "INPUT=$INPUT: not a file"
 
 scripts/build.sh
 need_python demo
 say "demo: restoring ${input:-a degraded clip}"
-exec env PYTHONPATH=models .venv/bin/python examples/demo/demo.py --plugin-path "$release" -- ${input:+"$input"}
+exec env PYTHONPATH=models .venv/bin/python -u examples/demo/demo.py --plugin-path "$release" -- ${input:+"$input"}

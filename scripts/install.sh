@@ -21,4 +21,10 @@ put() {
 put "$plugins" "$release/libgstdvface.so"
 put "$prefix/lib" "$release/libonnxruntime.so"
 put "$prefix/share/dvface/models/dvface-nano" models/dvface-nano/*
-say "installed: gst-inspect-1.0 dvfacerestore"
+if [ -n "${DESTDIR:-}" ]; then
+    say "installed below $DESTDIR"
+elif [ -z "${PREFIX:-}${PLUGIN_DIR:-}" ]; then
+    say "installed: gst-inspect-1.0 dvfacerestore"
+else
+    say "installed; to use it from there: GST_PLUGIN_PATH=${plugins@Q} ORT_DYLIB_PATH=${prefix@Q}/lib/libonnxruntime.so DVFACE_MODEL_PATH=${prefix@Q}/share/dvface/models"
+fi

@@ -13,12 +13,17 @@ export CARGO_TARGET_DIR
 unset CARGO_BUILD_TARGET_DIR
 release=$target/release
 
+# ONNX Runtime's own releases tell Microsoft of every process that they run in.
+export ORT_DISABLE_TELEMETRY=${ORT_DISABLE_TELEMETRY:-1}
+
 # shellcheck disable=SC2034  # the scripts use it
 # To build: a linker, GStreamer's headers. To run: its tools, decoders and encoders.
 apt_packages=(
     build-essential pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev
     gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
     gstreamer1.0-plugins-ugly gstreamer1.0-libav
+    # Without it autovideosink takes a sink of plugins-bad that crashes.
+    gstreamer1.0-x
 )
 
 say() { printf '==> %s\n' "$*"; }
@@ -53,15 +58,24 @@ need_packages() {
     [ ${#missing[@]} = 0 ] && return
     [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
         die "no root and no sudo; run as root: apt-get update && apt-get install --no-install-recommends ${missing[*]}"
-    say "apt: installing ${missing[*]}"
+    say "apt: installing ${missing[*]} (this may take minutes)"
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# need_rust: cargo on PATH.
+# need_rust: a cargo that is new enough on PATH. Debian's is not, and may be found before rustup's.
 need_rust() {
-    command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
-    command -v cargo >/dev/null || die "no cargo: install a Rust toolchain (rustup), at least the rust-version in Cargo.toml"
+    local wanted
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    is_new_cargo "$wanted" || PATH=${CARGO_HOME:-${HOME:-~}/.cargo}/bin:$PATH
+    is_new_cargo "$wanted" || die "cargo $wanted or newer is needed, found $(cargo --version 2>/dev/null || echo none): install Rust with rustup"
+}
+
+# is_new_cargo VERSION: whether there is a cargo of that version or a newer one.
+is_new_cargo() {
+    local found
+    found=$(cargo --version 2>/dev/null | cut -d' ' -f2)
+    [ -n "$found" ] && printf '%s\n' "$1" "$found" | sort -C -V
 }
 
 # need_component COMMAND NAME: a component of rustup that gives cargo a command.
@@ -103,7 +117,7 @@ need_python() {
         file=models/requirements-$name.txt
         stamp=.venv/.installed-$name-$(sha256sum "$file" | cut -c1-16)
         [ -e "$stamp" ] && continue
-        say "pip: installing $file"
+        say "pip: installing $file (this may take minutes)"
         # Both list all that they need, but for the dependencies of onnxruntime's Python part, which is not used there.
         case $name in
             runtime) options=(--require-hashes --no-deps --only-binary :all:) ;;

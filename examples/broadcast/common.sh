@@ -22,7 +22,7 @@ command -v gst-launch-1.0 >/dev/null || die "no gst-launch-1.0; run: make build"
 room=(queue max-size-buffers=100 max-size-bytes=0 max-size-time=0)
 folder=$(mktemp -d)
 # The receiver, where something goes wrong before it ends by itself, and its text.
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$folder"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || :; rm -rf "$folder"' EXIT
 
 # send NAME WORD…: sends the video, in real time, to a sink that the words name. Prints the line.
 send() {

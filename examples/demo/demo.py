@@ -151,7 +151,7 @@ def report(comparison: Comparison, run: pipeline.Run) -> None:
     rate = stats["frames-out"] / run.seconds
     print(
         f"\n{rate:.1f} frames per second: decoding, restoring and encoding, after {run.loading:.1f} s of loading; "
-        f"{stats['windows']} windows on {stats['provider']}, {os.cpu_count()} CPU cores."
+        f"{stats['windows']} windows on {stats['provider']}, {len(os.sched_getaffinity(0))} CPU cores."
     )
     if comparison.psnr:
         print(

@@ -167,12 +167,15 @@ def read_stats(log: Path) -> dict[str, int | float | str]:
 
 
 def encode(frames: np.ndarray, fps: int, bit_rate: int, path: Path) -> None:
-    """Write uint8 RGB `frames` [T, H, W, 3] as H.264 at `bit_rate` kbit/s, BT.709. DemoError if GStreamer fails."""
+    """Write uint8 RGB `frames` [T, H, W, 3] as H.264 at `bit_rate` kbit/s, BT.709. DemoError if GStreamer fails.
+
+    With as many threads everywhere: what they cannot predict from each other depends on their number.
+    """
     height, width = frames.shape[1:3]
     line = (
         f"fdsrc fd=0 blocksize={width * height * 3} ! rawvideoparse format=rgb width={width} height={height} "
-        f"framerate={fps}/1 ! videoconvert ! video/x-raw,format=I420,colorimetry=bt709 ! x264enc bitrate={bit_rate} ! "
-        f"h264parse ! mp4mux ! filesink location={_quote(path)}"
+        f"framerate={fps}/1 ! videoconvert ! video/x-raw,format=I420,colorimetry=bt709 ! "
+        f"x264enc bitrate={bit_rate} threads=3 ! h264parse ! mp4mux ! filesink location={_quote(path)}"
     )
     result = subprocess.run(
         ["gst-launch-1.0", "-q", *_words([line])],

@@ -34,6 +34,7 @@ pub fn environment(path: &Path) -> Result<Environment, RuntimeError> {
             wanted: path_on_disk,
         });
     }
+    keep_quiet();
     let environment = ort::init_from(path)
         .map_err(|error| unusable(load_reason(&error)))?
         .with_name("dvface")
@@ -43,6 +44,18 @@ pub fn environment(path: &Path) -> Result<Environment, RuntimeError> {
         .map_err(|error| unusable(error.to_string()))?;
     *loaded = Some((path_on_disk, environment.clone()));
     Ok(environment)
+}
+
+/// ONNX Runtime's own releases for Linux tell Microsoft of every process that they run in (since 1.29), and leave an identifier in the
+/// user's cache folder. `with_telemetry` comes too late: the first event is sent while the environment is made. Who has set the variable
+/// has decided.
+fn keep_quiet() {
+    const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: Once in a process, since the environment is made once, and under its lock. Rust's own readers take the same
+        // lock as this; those of C that read a variable in this very moment GStreamer's own variables have as well.
+        unsafe { std::env::set_var(VARIABLE, "1") };
+    }
 }
 
 /// Why a library cannot be loaded, as the loader says: a dependency that is missing, another architecture.

@@ -16,6 +16,9 @@ fn run_child(name: &str, variables: &[(&str, &str)]) -> Output {
         .env("DVFACE_TEST_LIBRARY", crate::runtime_library())
         .env_remove("ORT_DYLIB_PATH")
         .env_remove("GST_DEBUG")
+        // With the first of them ONNX Runtime's telemetry is off.
+        .env_remove("CI")
+        .env_remove("ORT_DISABLE_TELEMETRY")
         .envs(variables.iter().copied());
     let output = command.output().unwrap();
     let (text, log) = (
@@ -79,6 +82,32 @@ fn the_loaders_path_has_the_library() {
     let folder = library.parent().unwrap().to_str().unwrap();
     let path = [("LD_LIBRARY_PATH", folder)];
     run_child("the_variable_names_the_library", &path);
+}
+
+/// ONNX Runtime's releases write who the user is into the cache folder, and tell Microsoft of each process.
+#[test]
+fn nobody_is_told_of_a_run() {
+    let home = tempfile::tempdir().unwrap();
+    let library = crate::runtime_library();
+    run_child(
+        "the_variable_names_the_library",
+        &[
+            ("ORT_DYLIB_PATH", library.to_str().unwrap()),
+            ("HOME", home.path().to_str().unwrap()),
+            ("XDG_CACHE_HOME", home.path().join("cache").to_str().unwrap()),
+        ],
+    );
+    let mut folders = vec![home.path().to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().to_lowercase();
+            assert!(!name.contains("microsoft") && !name.contains("onnxruntime"), "{path:?}");
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
 }
 
 #[test]

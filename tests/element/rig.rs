@@ -364,6 +364,16 @@ pub fn stamp(buffer: &mut gst::BufferRef, index: u64) {
 /// A face that fills any frame of these tests.
 const WHOLE_FACE: (u32, u32, u32, u32) = (0, 0, 10_000, 10_000);
 
+/// An element that goes to NULL when it is dropped, also by a test that fails: GStreamer ends the process otherwise, and the reason is
+/// lost.
+pub struct Kept(pub gst::Element);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
 /// Adds a face as upstream tells of one: left, top, width, height.
 pub fn add_face(buffer: &mut gst::BufferRef, rect: (u32, u32, u32, u32)) {
     VideoRegionOfInterestMeta::add(buffer, "face", rect);

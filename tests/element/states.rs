@@ -257,8 +257,8 @@ fn a_run_of_the_shipped_bundle_ends_at_once() {
         element.set_property("model", rig::SHIPPED);
         element
     };
-    let keeps = element();
-    keeps.set_state(State::Paused).unwrap();
+    let keeps = rig::Kept(element());
+    keeps.0.set_state(State::Paused).unwrap();
     let rig = Rig::around(element());
     let frames = rig::info(VideoFormat::Rgb, 512, 512);
     // Somewhere in the run, which takes a second on one core.
@@ -298,7 +298,7 @@ fn a_run_of_the_shipped_bundle_ends_at_once() {
     }
     // Giving the memory of the graphs back, which the last element of a bundle does, is ONNX Runtime's time.
     let start = Instant::now();
-    keeps.set_state(State::Null).unwrap();
+    keeps.0.set_state(State::Null).unwrap();
     println!("the sessions end: {:.1?}", start.elapsed());
 }
 
