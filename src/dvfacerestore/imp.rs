@@ -142,7 +142,7 @@ impl ObjectImpl for DvFaceRestore {
     fn constructed(&self) {
         self.parent_constructed();
         // The base class would drop late frames before the window sees them.
-        self.obj().set_property("qos", false);
+        self.obj().set_qos(false);
         // It would also take the GAP flag off frames.
         self.obj().set_gap_aware(true);
     }
@@ -250,8 +250,11 @@ impl BaseTransformImpl for DvFaceRestore {
 
         let measured = self.warm_up(&mut restorer)?;
         let frame_bytes = restorer.window_bytes() / shape.frames();
-        let stream = Stream::new(shape, frame_bytes, measured)
-            .map_err(|error| gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("window of frames: {error}")))?;
+        let stream = Stream::new(shape, frame_bytes, measured).map_err(|error| {
+            // Who fails to start is not stopped.
+            self.end_warm_up();
+            gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("window of frames: {error}"))
+        })?;
         let size = (bundle.width(), bundle.height());
         let processing = Some(settings.processing_deadline)
             .filter(|time| !time.is_zero())
@@ -315,9 +318,9 @@ impl BaseTransformImpl for DvFaceRestore {
 
     fn submit_input_buffer(&self, is_discont: bool, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         // With the base class's quality of service late frames would never reach the window.
-        if self.obj().property::<bool>("qos") {
+        if self.obj().is_qos() {
             gst::warning!(CAT, imp = self, "qos=true would drop frames: switched off");
-            self.obj().set_property("qos", false);
+            self.obj().set_qos(false);
         }
         self.parent_submit_input_buffer(is_discont, buffer)
     }
@@ -343,8 +346,11 @@ impl BaseTransformImpl for DvFaceRestore {
             }
             EventView::FlushStop(_) => {
                 self.flushes.fetch_add(1, Ordering::SeqCst);
-                if let Some(engine) = self.engine.lock().as_mut() {
-                    self.forget(engine);
+                // Not under the lock: what frees a frame's memory is the application's.
+                let engine = self.engine.lock().take();
+                if let Some(mut engine) = engine {
+                    self.forget(&mut engine);
+                    *self.engine.lock() = Some(engine);
                 }
                 self.latency.lock().cut();
                 self.forget_qos();

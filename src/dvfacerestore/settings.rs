@@ -278,6 +278,7 @@ pub fn properties() -> &'static [glib::ParamSpec] {
             glib::ParamSpecUInt::builder("device-id")
                 .nick("Device ID")
                 .blurb("Number of the GPU")
+                .maximum(i32::MAX as u32)
                 .default_value(default.device_id)
                 .mutable_ready()
                 .build(),
@@ -432,8 +433,9 @@ pub fn properties() -> &'static [glib::ParamSpec] {
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
                 .blurb(
-                    "Frames in, out, restored, bypassed and with nothing to restore; faces restored; windows; scene \
-                     cuts; milliseconds of each graph; latency; provider",
+                    "Frames in, out, restored, bypassed and with nothing to restore; faces restored; windows; regions that \
+                     there is memory for; scene cuts; milliseconds of conversion and of each graph; latency; provider; on a GPU \
+                     the most of its memory that was taken",
                 )
                 .read_only()
                 .build(),
