@@ -18,6 +18,7 @@ pub mod window;
 
 #[cfg(feature = "element")]
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
+    runtime::keep_quiet();
     dvfacerestore::register(plugin)
 }
 

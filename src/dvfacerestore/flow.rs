@@ -23,24 +23,32 @@ use crate::restorer::RestoreError;
 
 impl DvFaceRestore {
     /// Takes a frame from upstream, and sends on all that it completes.
-    pub(super) fn take_frame(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
+    pub(super) fn take_frame(&self, mut buffer: gst::Buffer) -> Result<(), gst::FlowError> {
         if self.failed.swap(false, Ordering::SeqCst) {
             return Err(gst::FlowError::Error);
         }
         let flushes = self.flushes();
+        // From within a push of what came before: this frame is from before, too.
+        let is_stale = || self.flushes() != flushes;
         self.sync_controlled(&buffer);
         self.statistics.lock().frames_in += 1;
         self.follow_disabled(&buffer)?;
+        if is_stale() {
+            return Ok(());
+        }
         self.observe_time(&buffer);
         if self.latency.lock().disabled {
             self.statistics.lock().counts.bypassed += 1;
             let buffer = self.handed_on(buffer)?;
             return self.send(Item::Buffer(buffer));
         }
-        let buffer = self.cropped(buffer)?;
         if let Some(reason) = self.unreadable(&buffer)? {
-            return self.take_unreadable(buffer, &reason);
+            return self.take_unreadable(&buffer, &reason);
         }
+        if self.left_out.swap(false, Ordering::SeqCst) {
+            buffer.make_mut().set_flags(gst::BufferFlags::DISCONT);
+        }
+        let buffer = self.cropped(buffer)?;
         if self.is_reverse() {
             self.tell_reverse();
             return self.take_unrestored(&buffer);
@@ -49,14 +57,19 @@ impl DvFaceRestore {
         if buffer.flags().contains(gst::BufferFlags::DISCONT) {
             self.drain_before(Some(&buffer))?;
             self.forget_scene();
+            if is_stale() {
+                return Ok(());
+            }
         }
         if self.begins_scene(&buffer)? {
             gst::debug!(CAT, imp = self, "scene cut before {buffer:?}");
             self.drain_before(Some(&buffer))?;
+            if is_stale() {
+                return Ok(());
+            }
         }
         let regions = self.find_regions(&buffer)?;
-        if self.flushes() != flushes {
-            // From within a push of what came before: this frame is from before, too.
+        if is_stale() {
             return Ok(());
         }
         let Some(regions) = regions else {
@@ -100,21 +113,18 @@ impl DvFaceRestore {
         })
     }
 
-    /// Sends on what is held. Then the frame goes on as it came, behind it, with `overload=bypass`: a camera's one broken frame should
-    /// not end a broadcast. Otherwise it is an error.
-    fn take_unreadable(&self, buffer: gst::Buffer, reason: &str) -> Result<(), gst::FlowError> {
-        let flushes = self.flushes();
+    /// Sends on what is held. Then, with `overload=bypass`, the frame is left out: a camera's one broken frame should not end a broadcast,
+    /// as it would in an encoder, and who maps what a meta promises reads what is not the frame's. Otherwise it is an error.
+    fn take_unreadable(&self, buffer: &gst::BufferRef, reason: &str) -> Result<(), gst::FlowError> {
         self.drain_before(None)?;
-        if self.flushes() != flushes {
-            return Ok(());
-        }
         if self.settings.lock().overload == Overload::Block {
             self.post_error_message(gst::error_msg!(gst::ResourceError::Failed, ("{reason}")));
             return Err(gst::FlowError::Error);
         }
         self.tell_unreadable(reason);
-        self.statistics.lock().counts.bypassed += 1;
-        self.send(Item::Bypassed(buffer, Duration::ZERO))
+        self.tell_bypassed(buffer, Duration::ZERO);
+        self.left_out.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     /// What is to be restored of a frame; `None` where the detector fails and it is to go on as it came, as those that were held

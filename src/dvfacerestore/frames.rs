@@ -171,7 +171,11 @@ fn is_in_memory(frame: &ReadFrame<'_>, meta: &VideoMeta, info: &VideoInfo, plane
             .div_ceil(tiles(info.stride()[at]).max(1))
             .checked_mul(tiles(frame.plane_stride()[at]))
     } else {
-        let (row, rows) = plane_size(frame.info(), plane);
+        let (row, rows) = match plane_size(frame.info(), plane) {
+            // Of samples that share words: GStreamer copies all of a row, as long as the shorter stride.
+            (0, rows) => (frame.plane_stride()[at].min(info.stride()[at]) as usize, rows),
+            size => size,
+        };
         let before = (frame.plane_stride()[at] as usize).checked_mul(rows.saturating_sub(1));
         before.and_then(|before| before.checked_add(row))
     };

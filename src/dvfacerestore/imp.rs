@@ -94,6 +94,8 @@ pub struct DvFaceRestore {
     pub(super) position: Mutex<Option<gst::ClockTime>>,
     /// Restoring failed before an event: the next frame's flow return tells.
     pub(super) failed: AtomicBool,
+    /// A frame was left out: the next one follows another.
+    pub(super) left_out: AtomicBool,
     /// Flushes so far: one from within a push finds the engine away.
     pub(super) flushes: AtomicU32,
     /// Downstream reads frames whose rows and planes lie as a `GstVideoMeta` says.
@@ -267,6 +269,7 @@ impl BaseTransformImpl for DvFaceRestore {
         *self.latency.lock() = Latency::new(shape.frames() as u64, processing, self.is_disabled());
         *self.statistics.lock() = Statistics::new(provider.name());
         self.failed.store(false, Ordering::SeqCst);
+        self.left_out.store(false, Ordering::SeqCst);
         *self.position.lock() = None;
         *self.live.lock() = Live::default();
         *self.interrupt.lock() = Some(interrupt);
@@ -346,12 +349,10 @@ impl BaseTransformImpl for DvFaceRestore {
             }
             EventView::FlushStop(_) => {
                 self.flushes.fetch_add(1, Ordering::SeqCst);
-                // Not under the lock: what frees a frame's memory is the application's.
-                let engine = self.engine.lock().take();
-                if let Some(mut engine) = engine {
-                    self.forget(&mut engine);
-                    *self.engine.lock() = Some(engine);
+                if let Some(engine) = self.engine.lock().as_mut() {
+                    self.forget(engine);
                 }
+                self.left_out.store(false, Ordering::SeqCst);
                 self.latency.lock().cut();
                 self.forget_qos();
                 *self.position.lock() = None;

@@ -18,8 +18,9 @@ pub struct Latency {
     frame_duration: Option<gst::ClockTime>,
     /// The same by the frames' times, where the caps do not say.
     learnt: Option<gst::ClockTime>,
-    /// A whole window has told it.
+    /// A whole window has told it since the last caps, and one at any time.
     is_learnt: bool,
+    was_learnt: bool,
     /// Running times of the last frames, at most a window's; all of them without a gap or a step back.
     times: VecDeque<gst::ClockTime>,
     /// Frames in a row at which a window took longer to come in than the answer says, and the least of these times.
@@ -68,9 +69,11 @@ impl Latency {
         if frame_duration != self.frame_duration {
             self.frame_duration = frame_duration;
             self.learnt = None;
-            self.is_learnt = false;
+            self.was_learnt = false;
             self.slow_window = None;
         }
+        // With another size a sender may have another rate as well, which a whole window tells.
+        self.is_learnt = false;
         self.cut();
     }
 
@@ -91,9 +94,9 @@ impl Latency {
         self.observe_window();
     }
 
-    /// Takes the rate from the frames of the first whole window, and until then from those that there are, where the caps do not say.
-    /// The longest step counts as the second longest: a source that stops for a moment is no slower. From then on only
-    /// [`observe_window`](Self::observe_window) changes it.
+    /// Takes the rate from the frames of the first whole window, and at the very first until then from those that there are, where the
+    /// caps do not say. The longest step counts as the second longest: a source that stops for a moment is no slower. From then on
+    /// only [`observe_window`](Self::observe_window) changes it, until other caps come.
     fn learn(&mut self, duration: Option<gst::ClockTime>) {
         if self.frame_duration.is_some() || self.is_learnt {
             return;
@@ -111,11 +114,16 @@ impl Latency {
         };
         let usual = (steps.iter().sum::<u64>() - longest + second) / steps.len() as u64;
         self.is_learnt = self.times.len() as u64 == self.window_frames;
+        if self.was_learnt && !self.is_learnt {
+            return;
+        }
         // Every change makes the pipeline wait anew. Of a window's look-ahead the smaller share is a quarter of a frame.
-        let share = if self.is_learnt { 64 } else { 4 };
+        let share = if self.is_learnt && !self.was_learnt { 64 } else { 4 };
         let is_about = |learnt: gst::ClockTime| learnt.nseconds().abs_diff(usual) <= learnt.nseconds() / share;
+        self.was_learnt |= self.is_learnt;
         if !self.learnt.is_some_and(is_about) {
             self.learnt = Some(gst::ClockTime::from_nseconds(usual));
+            self.slow_window = None;
         }
     }
 
@@ -270,10 +278,28 @@ mod tests {
         assert_eq!(latency.total(), milliseconds(320));
         latency.set_rate(gst::Fraction::new(0, 1));
         assert_eq!(latency.total(), milliseconds(320));
+        for index in 0..20 {
+            latency.observe(Some(milliseconds(5000 + index * 80)), None);
+            assert_eq!(latency.total(), milliseconds(320));
+        }
         latency.set_rate(gst::Fraction::new(25, 1));
         assert_eq!(latency.total(), milliseconds(160));
         latency.set_rate(gst::Fraction::new(0, 1));
         assert_eq!(latency.total(), gst::ClockTime::ZERO);
+    }
+
+    /// A sender that begins slowly, with small pictures.
+    #[test]
+    fn other_caps_of_unknown_rate_may_be_faster() {
+        let mut latency = unknown((0..5).map(|index| index * 200));
+        assert_eq!(latency.total(), milliseconds(800));
+        latency.set_rate(gst::Fraction::new(0, 1));
+        for index in 0..4 {
+            latency.observe(Some(milliseconds(1000 + index * 40)), None);
+            assert_eq!(latency.total(), milliseconds(800), "not before a whole window");
+        }
+        latency.observe(Some(milliseconds(1160)), None);
+        assert_eq!(latency.total(), milliseconds(160));
     }
 
     /// A window of 5 frames by the caps' 25 a second, and frames at `times` (milliseconds).

@@ -209,16 +209,16 @@ impl DvFaceRestore {
         );
     }
 
-    /// Says once that a frame cannot be read, and that such frames go on unrestored.
+    /// Says once that a frame cannot be read, and that such frames are left out.
     pub(super) fn tell_unreadable(&self, reason: &str) {
-        gst::warning!(CAT, imp = self, "a frame goes on unrestored: {reason}");
+        gst::warning!(CAT, imp = self, "a frame is left out: {reason}");
         if std::mem::replace(&mut self.live.lock().told_unreadable, true) {
             return;
         }
         gst::element_imp_warning!(
             self,
             gst::ResourceError::Failed,
-            ("overload=bypass: frames that cannot be read go on unrestored: {reason}")
+            ("overload=bypass: frames that cannot be read are left out: {reason}")
         );
     }
 

@@ -49,11 +49,13 @@ pub fn environment(path: &Path) -> Result<Environment, RuntimeError> {
 /// ONNX Runtime's own releases for Linux tell Microsoft of every process that they run in (since 1.29), and leave an identifier in the
 /// user's cache folder. `with_telemetry` comes too late: the first event is sent while the environment is made. Who has set the variable
 /// has decided.
-fn keep_quiet() {
+///
+/// The plugin calls this when it is loaded, when a process has the fewest threads.
+pub fn keep_quiet() {
     const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
     if std::env::var_os(VARIABLE).is_none() {
-        // SAFETY: Once in a process, since the environment is made once, and under its lock. Rust's own readers take the same
-        // lock as this; those of C that read a variable in this very moment GStreamer's own variables have as well.
+        // SAFETY: Rust's own readers take a lock. A `getenv` of C in another thread in this very moment would be a race, which no
+        // library that sets a variable can exclude: hence once in a process, and as early as can be.
         unsafe { std::env::set_var(VARIABLE, "1") };
     }
 }

@@ -16,7 +16,7 @@ pub(crate) mod threads;
 
 pub use cache::SessionCache;
 pub use device_memory::DeviceMemory;
-pub use environment::environment;
+pub use environment::{environment, keep_quiet};
 pub use library::LibrarySearch;
 pub use provider::{Provider, ProviderOptions};
 pub use sessions::{Graph, Sessions};

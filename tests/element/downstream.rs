@@ -36,6 +36,7 @@ fn a_refused_buffer_ends_the_burst_and_its_reason_goes_upstream() {
             [0, 1, 2],
             "nothing is offered after a refusal"
         );
+        assert_eq!(rig.stat("frames-out"), 2, "those that downstream took");
         assert_brighter(&rgb(), &rig.take_buffers(), 0, 2);
         // Frame 4 was held for the next window, as the last frames of a window are. It may go on with it.
         rig.push_all((5..8).map(|index| frame(&rgb(), index)));
