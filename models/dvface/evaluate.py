@@ -10,8 +10,9 @@ clip: LQ.mp4, outputs of methods NAME.mp4 and, if there is one, GT.mp4. Other cl
 
 What is measured is what ships: the frames go through `gst-launch-1.0 … ! dvfacerestore ! …` as raw RGB, without a
 codec. The element must be found (GST_PLUGIN_PATH). A table in the paper's layout is printed; with --out, the folder
-gets it as table.md, all figures of each clip as results.csv, and pictures, in place of those of an earlier evaluation.
-Metrics whose library or weights are not here are n/a, with the reason; nothing is downloaded.
+gets it as table.md, all figures of each clip as results.csv, and pictures, in place of those of an earlier evaluation;
+one that does not come to its end leaves partial.csv instead. Metrics whose library or weights are not here are n/a,
+with the reason; nothing is downloaded.
 """
 
 import argparse
@@ -51,6 +52,8 @@ from .records import ALL_CLIPS, Record, read_csv, write_csv
 
 __all__ = ["evaluate", "main", "psnr", "restore", "ssim"]
 
+PARTIAL = "partial.csv"
+"""In --out, what an evaluation had measured that did not come to its end."""
 DEFAULT_PRESETS = ["strong", "medium", "light", "clean"]
 
 Method = Callable[[Case, np.ndarray], np.ndarray]
@@ -356,9 +359,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BaseException as error:
         if kept and args.out:
             try:
-                remove_earlier(args.out)
-                write_csv(args.out / "results.csv", kept)
-                print(f"{args.out / 'results.csv'} has what was measured before", file=sys.stderr)
+                partial = args.out / PARTIAL  # what an earlier evaluation wrote stays whole
+                write_csv(partial, kept)
+                print(f"{partial} has what was measured before", file=sys.stderr)
             except OSError as lost:
                 print(f"error: what was measured before is lost: {lost}", file=sys.stderr)
         if not isinstance(error, (OSError, ValueError, RuntimeError, MemoryError, cv2.error, av.error.FFmpegError)):
@@ -374,6 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = "\n\n".join([report.paper_table(records), *notes, report.DEFINITIONS, *gains])
     if args.out:  # before it is printed, which a closed pipe may end
         remove_earlier(args.out)
+        (args.out / PARTIAL).unlink(missing_ok=True)
         write_csv(args.out / "results.csv", records)
         (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -78,7 +78,10 @@ def config_and_path(text: str, default: str) -> tuple[Config, Path]:
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
         return load_config(default), Path(text)
-    return load_config(name), Path(path)
+    try:
+        return load_config(name), Path(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{text}: no such checkpoint; {error}") from error
 
 
 @torch.no_grad()

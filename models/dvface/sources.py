@@ -116,9 +116,10 @@ def scan(
         rows = [manifests.row(path) for path in media]
         label = here.relative_to(folder).as_posix() if here != folder else folder.name
         own = manifests.row(here)
-        is_told = any(rows) or is_excluded(label, own.get("source_repository", ""))  # then nothing is guessed of it
+        # Then nothing is guessed of it. The names of files in `folder` itself do not have its name.
+        is_told = any(rows) or is_excluded(own.get("source_repository", ""), label if here != folder else "")
         if images == "frames" and not is_told:
-            _check_frames(here, media)
+            _check_frames(here, media, "" if here == folder else ", or leave the folder out by --exclude")
         suffixes = {path.suffix.lower() for path in media}
         are_frames = len(media) >= 2 and len(suffixes) == 1 and suffixes <= FRAME_SUFFIXES[images]
         if are_frames and (here != folder or images == "frames") and not any(rows):
@@ -151,14 +152,14 @@ def _has_suffix(name: str, suffixes: set[str]) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
 
-def _check_frames(folder: Path, media: list[Path]) -> None:
-    """Raises ValueError where a folder has several images, and not all media in it are of one suffix."""
+def _check_frames(folder: Path, media: list[Path], way_out: str) -> None:
+    """Raises ValueError where a folder has several images, and not all media in it are of one suffix. way_out:
+    what else can be done than to move files."""
     kinds = {path.suffix.lower(): path.name for path in reversed(media)}
     if len(kinds) > 1 and sum(_has_suffix(path.name, PHOTO_SUFFIXES) for path in media) > 1:
         raise ValueError(
             f"{folder}: expected the frames of one clip, images of one suffix, found "
-            f"{' and '.join(sorted(kinds.values()))}; move what is no frame elsewhere, or leave the folder out by "
-            "--exclude"
+            f"{' and '.join(sorted(kinds.values()))}; move what is no frame elsewhere{way_out}"
         )
 
 

@@ -162,7 +162,7 @@ def notes_of_resuming(stage: Stage, trainer: Trainer) -> list[str]:
     if not stage.resumes:
         return []
     if trainer.progress >= 1.0:
-        return [f"{stage.run} is finished (step {trainer.step}); use another --run"]
+        return [f"{stage.run} is finished (step {trainer.step}); use more --steps or --minutes, or another --run"]
     notes = []
     if stage.init:
         notes.append(f"{stage.run} goes on from step {trainer.step}; --init is not used")

@@ -109,16 +109,14 @@ def count_frames(path: str | Path) -> int:
 
 
 def guess_frames(path: str | Path, most: int | None = None) -> int:
-    """How many frames a video file seems to have, `most` if it is more: the container's word, or its packets.
+    """How many frames a video file seems to have by its packets, `most` if it is more: the container's word is wrong
+    where a file was cut off.
 
     Nothing is decoded, so it takes little time; edit lists and hidden frames make it wrong. Raises as `clip_info` does.
     """
-    frames = clip_info(path).frames
-    if frames is None:
-        with av.open(str(path)) as container:
-            packets = (1 for packet in container.demux(_video_stream(container, path)) if packet.size)
-            frames = sum(islice(packets, most))
-    return frames if most is None else min(frames, most)
+    with av.open(str(path)) as container:
+        packets = (1 for packet in container.demux(_video_stream(container, path)) if packet.size)
+        return sum(islice(packets, most))
 
 
 def read_video(path: str | Path, start: int = 0, count: int | None = None, may_be_shorter: bool = False) -> np.ndarray:

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from clip_files import save_png
@@ -11,7 +12,7 @@ from test_evaluate import moving, touch
 from dvface import cases, evaluate
 from dvface.cases import Case, check_shapes, clips_in, folder_cases, left_out, read_clip, write_output
 from dvface.records import read_csv
-from dvface.video import guess_frames, write_video
+from dvface.video import clip_info, guess_frames, write_video
 
 
 @pytest.fixture
@@ -126,6 +127,20 @@ def test_right_files_are_not_decoded_whole_and_a_wrong_guess_is_counted(
     write_video(tmp_path / "b.mp4", moving(5), 25)
     assert [guess_frames(tmp_path / name) for name in ("a.mkv", "b.mp4")] == [5, 5]
     assert [guess_frames(tmp_path / name, 3) for name in ("a.mkv", "b.mp4")] == [3, 3]
+    # With its index in front, a file that was cut off still says how many it had.
+    with (
+        av.open(str(tmp_path / "b.mp4")) as source,
+        av.open(str(tmp_path / "front.mp4"), "w", options={"movflags": "faststart"}) as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    whole = (tmp_path / "front.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    assert clip_info(tmp_path / "cut.mp4").frames == 5
+    assert guess_frames(tmp_path / "front.mp4") == 5 > guess_frames(tmp_path / "cut.mp4")
     pair = [Case("data", "", "a.mkv", tmp_path / "b.mp4", tmp_path / "a.mkv")]
     with monkeypatch.context() as patch:
         patch.setattr(cases, "read_clip", lambda *_: pytest.fail("decoded whole"))

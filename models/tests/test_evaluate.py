@@ -395,8 +395,8 @@ def test_what_was_measured_outlives_an_error(
     arguments = ["--data", str(tmp_path / "in"), "--presets", "light"]
     assert evaluate.main([*arguments, "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
-    assert "b: expected frames of one size" in told and "results.csv has what was measured before" in told
-    assert {record.clip for record in read_csv(tmp_path / "out" / "results.csv")} == {"a"}
+    assert "b: expected frames of one size" in told and "partial.csv has what was measured before" in told
+    assert {record.clip for record in read_csv(tmp_path / "out" / "partial.csv")} == {"a"}
 
 
 def test_files_of_an_earlier_evaluation_are_not_mixed_with_the_new_ones(weightless: None, tmp_path: Path) -> None:
@@ -411,24 +411,28 @@ def test_files_of_an_earlier_evaluation_are_not_mixed_with_the_new_ones(weightle
     arguments = ["--data", str(tmp_path / "in"), "--presets", "light", "--out", str(out)]
     broken = tmp_path / "in" / "b" / "1.png"
     save_png(broken, moving(1)[0, 4:])
-    others = {"notes.md", "time-holiday.png", "results.csv"}
+    others = {"notes.md", "time-holiday.png"}
     assert evaluate.main(arguments) == 1
-    assert {path.name for path in out.iterdir()} == {*others, "table.md"}, "whose table.md it is nobody knows"
+    assert {path.name for path in out.iterdir()} == {*others, "table.md", "partial.csv"}
     many = [str(tmp_path / name) for name in ("in", "HDTF_1", "more")]
     save_png(broken, moving(1)[0])
     assert evaluate.main([*arguments[:1], *many, *arguments[2:], "--pattern", "*.mkv"]) == 0
     clips = ("in-light-a", "in-light-b", "HDTF_1-HDTF_1", "more-light-c.d")
     sheets = {f"sheet-{block}.png" for block in ("in-light", "HDTF_1", "more-light")}
     drawn = {f"{kind}-{clip}.png" for kind in ("time", "psnr") for clip in clips} | sheets
-    assert {path.name for path in out.iterdir()} == {*others, "table.md", *drawn}
+    complete = {*others, "table.md", "results.csv", *drawn}
+    assert {path.name for path in out.iterdir()} == complete, "nothing of the one that failed"
     save_png(broken, moving(1)[0, 4:])
     assert evaluate.main(arguments) == 1
-    assert {path.name for path in out.iterdir()} == others
-    assert {record.clip for record in read_csv(out / "results.csv")} == {"a"}
+    assert {path.name for path in out.iterdir()} == {*complete, "partial.csv"}, "one that fails takes nothing away"
+    assert {record.clip for record in read_csv(out / "partial.csv")} == {"a"}
+    save_png(broken, moving(1)[0])
+    assert evaluate.main(arguments) == 0
+    fewer = {f"{kind}-in-light-{clip}.png" for kind in ("time", "psnr") for clip in "ab"} | {"sheet-in-light.png"}
+    assert {path.name for path in out.iterdir()} == {*others, "table.md", "results.csv", *fewer}
     (out / "results.csv").write_text("not ours\n")
-    touch(out / "table.md")
     evaluate.remove_earlier(out)
-    assert {path.name for path in out.iterdir()} == {*others, "table.md"}
+    assert {path.name for path in out.iterdir()} == {*others, "table.md", "results.csv", *fewer}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, MemoryError, AssertionError])
@@ -452,7 +456,7 @@ def test_what_was_measured_outlives_a_stop(
     else:
         with pytest.raises(stop):
             evaluate.main(arguments)
-    kept = read_csv(tmp_path / "out" / "results.csv")
+    kept = read_csv(tmp_path / "out" / "partial.csv")
     assert {(record.clip, record.method) for record in kept} >= {("a.mkv", "x"), ("a.mkv", "GT")}
 
 

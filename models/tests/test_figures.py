@@ -134,7 +134,7 @@ def test_psnr_plot_tells_many_methods_apart_and_counts_whole_frames(
 ) -> None:
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes[0]))
-    curves = {"input": np.full(11, 25.0)} | {f"method {i}": np.full(11, 26.0 + i) for i in range(39)}
+    curves = {"input": np.full(3, 25.0)} | {f"method {i}": np.full(3, 26.0 + i) for i in range(39)}
     figures.psnr_plot(tmp_path / "many.png", "clip", curves)
     (axes,) = drawn
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 40

@@ -75,7 +75,10 @@ def test_an_init_that_is_not_used_is_told_of(cache, first_run, tmp_path, capsys)
     assert "note" not in capsys.readouterr().err
     assert vae(cache, run, *init) == 0
     error = capsys.readouterr().err
-    assert f"note: {run} is finished (step 2); use another --run\n" in error and "goes on" not in error
+    assert (
+        f"note: {run} is finished (step 2); use more --steps or --minutes, or another --run\n" in error
+        and "goes on" not in error
+    )
 
 
 def test_what_has_changed_in_the_recipe_is_told_of(cache, first_run, tmp_path, capsys):

@@ -163,6 +163,8 @@ def test_an_image_beside_frames_is_named(tmp_path):
     with pytest.raises(ValueError, match="clip: expected the frames of one clip, .* found 00000000.png and cover.jpg;"):
         scan(tmp_path, images="frames")
     assert scan(tmp_path, ("clip",), images="frames") == []
+    with pytest.raises(ValueError, match="move what is no frame elsewhere$"):  # its files do not have its name
+        scan(tmp_path / "clip", ("clip",), images="frames")
     write_manifest(tmp_path, [{"file": "clip/cover.jpg", "split": "train", "person": "c", "source_repository": "x/y"}])
     assert {source.kind for source in scan(tmp_path, images="frames")} == {"photo"}, "the manifest lists files"
 
