@@ -42,8 +42,13 @@ impl DvFaceRestore {
             let buffer = self.handed_on(buffer)?;
             return self.send(Item::Buffer(buffer));
         }
-        if let Some(reason) = self.unreadable(&buffer)? {
-            return self.take_unreadable(&buffer, &reason);
+        if let Some(reason) = self.unreadable(&buffer) {
+            self.drain_before(None)?;
+            return if is_stale() {
+                Ok(())
+            } else {
+                self.leave_out(&buffer, &reason)
+            };
         }
         if self.left_out.swap(false, Ordering::SeqCst) {
             buffer.make_mut().set_flags(gst::BufferFlags::DISCONT);
@@ -113,10 +118,9 @@ impl DvFaceRestore {
         })
     }
 
-    /// Sends on what is held. Then, with `overload=bypass`, the frame is left out: a camera's one broken frame should not end a broadcast,
-    /// as it would in an encoder, and who maps what a meta promises reads what is not the frame's. Otherwise it is an error.
-    fn take_unreadable(&self, buffer: &gst::BufferRef, reason: &str) -> Result<(), gst::FlowError> {
-        self.drain_before(None)?;
+    /// Leaves a frame out that cannot be read, with `overload=bypass`: a camera's one broken frame should not end a broadcast, as it would
+    /// in an encoder, and who maps what a meta promises reads what is not the frame's. Otherwise it is an error.
+    fn leave_out(&self, buffer: &gst::BufferRef, reason: &str) -> Result<(), gst::FlowError> {
         if self.settings.lock().overload == Overload::Block {
             self.post_error_message(gst::error_msg!(gst::ResourceError::Failed, ("{reason}")));
             return Err(gst::FlowError::Error);

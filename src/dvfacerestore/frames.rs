@@ -16,14 +16,10 @@ use super::paste::plane_size;
 use super::picture::ReadFrame;
 
 impl DvFaceRestore {
-    /// Why a frame cannot be read; `None` where it can.
-    pub(super) fn unreadable(&self, buffer: &gst::Buffer) -> Result<Option<String>, gst::FlowError> {
-        let mut reason = None;
-        self.with_engine(|engine, _| {
-            reason = read(buffer, engine.picture()?.info()).err();
-            Ok(())
-        })?;
-        Ok(reason)
+    /// Why a frame cannot be read; `None` where it can, and where there are no caps that say how.
+    pub(super) fn unreadable(&self, buffer: &gst::BufferRef) -> Option<String> {
+        let info = self.engine.lock().as_ref()?.stream.picture()?.info().clone();
+        read(buffer, &info).err()
     }
 
     /// The part of a frame that upstream wants to be seen (`GstVideoCropMeta`) by itself. While frames passed through, upstream was told

@@ -402,6 +402,21 @@ fn frames_of_the_wrong_size_are_an_error_after_those_before_them() {
     assert!(rig.take_buffers().is_empty());
 }
 
+/// The same, where sending on those before it flushes.
+#[test]
+fn a_frame_of_the_wrong_size_that_a_flush_overtakes_is_no_error() {
+    let rig = Rig::new("brighter");
+    rig.start(&rgb().to_caps().unwrap());
+    flush_within(&rig, 1);
+    rig.push_all((0..3).map(|index| frame(&rgb(), index)));
+    rig.push(short(3)).unwrap();
+    rig.push_all((100..102).map(|index| frame(&rgb(), index)));
+    rig.eos();
+    let out = rig.take_buffers();
+    assert!(out.iter().map(|buffer| buffer.offset()).eq([0, 1, 100, 101]), "{out:?}");
+    assert_eq!(rig.errors(), []);
+}
+
 #[test]
 fn with_bypass_frames_of_the_wrong_size_are_left_out() {
     let rig = Rig::new("brighter");
@@ -431,16 +446,7 @@ fn with_bypass_frames_of_the_wrong_size_are_left_out() {
 /// With an overlap of 0 a whole window leaves at once: nothing is held, and a cut there begins a new run all the same.
 #[test]
 fn a_cut_where_nothing_is_held_begins_a_run_too() {
-    // `blend` with another overlap.
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(crate::bundle("blend")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-    }
-    let manifest = folder.path().join("bundle.toml");
-    let text = std::fs::read_to_string(&manifest).unwrap();
-    assert!(text.contains("overlap = 2"));
-    std::fs::write(&manifest, text.replace("overlap = 2", "overlap = 0")).unwrap();
+    let folder = rig::blend_without_overlap();
 
     for (first, held) in [(5, 0), (10, 0), (7, 2)] {
         let element = rig::element("blend");

@@ -6,7 +6,7 @@ use gst::prelude::*;
 use gst_video::{VideoCropMeta, VideoFormat, VideoFrameFlags, VideoMeta, VideoRegionOfInterestMeta};
 
 use crate::faces::{meta_element, restored, started};
-use crate::rig::{add_face, bytes, flat, info, rgb, stamp};
+use crate::rig::{self, add_face, bytes, flat, info, rgb, stamp};
 
 /// Places of the faces that upstream told of.
 fn told(buffer: &gst::BufferRef) -> Vec<(u32, u32, u32, u32)> {
@@ -47,14 +47,7 @@ fn faces_of_a_frame_that_is_cropped_are_moved_into_its_part() {
 /// shows with its weights which place in a window a frame had.
 #[test]
 fn a_face_that_pauses_where_nothing_is_held_begins_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(crate::bundle("blend")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-    }
-    let manifest = folder.path().join("bundle.toml");
-    let text = std::fs::read_to_string(&manifest).unwrap();
-    std::fs::write(&manifest, text.replace("overlap = 2", "overlap = 0")).unwrap();
+    let folder = rig::blend_without_overlap();
     let info = info(VideoFormat::Rgb, 160, 120);
     let first_after = |before: u64| {
         let element = meta_element("blend");

@@ -364,6 +364,20 @@ pub fn stamp(buffer: &mut gst::BufferRef, index: u64) {
 /// A face that fills any frame of these tests.
 const WHOLE_FACE: (u32, u32, u32, u32) = (0, 0, 10_000, 10_000);
 
+/// The bundle `blend`, whose windows share no frame.
+pub fn blend_without_overlap() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(crate::bundle("blend")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let manifest = folder.path().join("bundle.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains("overlap = 2"));
+    std::fs::write(&manifest, text.replace("overlap = 2", "overlap = 0")).unwrap();
+    folder
+}
+
 /// An element that goes to NULL when it is dropped, also by a test that fails: GStreamer ends the process otherwise, and the reason is
 /// lost.
 pub struct Kept(pub gst::Element);
